@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One consistent read of the AP bus."""
+
+from __future__ import annotations
+
+import errno
+import re
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from vfioapd.backend.mdev import read_mdevs
+from vfioapd.backend.paths import BUS, DEVICES, DRIVERS, MATRIX, MDEVS, card_path, queue_path
+from vfioapd.domain.apqn import Apqn, parse_apqn
+from vfioapd.domain.mask import ALL_HOST, HostMasks, parse_mask
+from vfioapd.domain.numbers import AdapterId, DomainId
+from vfioapd.domain.problems import Problem, Unavailable
+from vfioapd.domain.snapshot import VFIO_DRIVER, Card, Kernel, Mode, QueueDetail, QueueState, Snapshot
+
+if TYPE_CHECKING:
+    from vfioapd.backend.sysfs import Sysfs
+    from vfioapd.domain.snapshot import Mdev
+
+ATTEMPTS = 5  # a bus that changes during five reads in a row is being worked on by somebody else
+
+_QUEUE = re.compile(r"[0-9a-f]{2}\.[0-9a-f]{4}")
+_CARD = re.compile(r"card([0-9a-f]{2})")
+_MODES = {"C": Mode.CCA, "P": Mode.EP11, "A": Mode.ACCELERATOR}
+
+
+def read_snapshot(sysfs: Sysfs) -> Snapshot:
+    """The bus, its cards, queues, drivers and devices, as they were at one moment.
+
+    The kernel offers no such read. So what moves (masks, devices, bindings) is read before and after,
+    and the whole is read again when it moved. Guests and definitions are left empty: not the bus.
+    """
+    for _ in range(ATTEMPTS):
+        before = _moving_parts(sysfs)
+        try:
+            snapshot = _read_once(sysfs)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV):  # something left while it was read
+                continue
+            raise
+        if _moving_parts(sysfs) == before and not _share_queues(snapshot.mdevs):
+            return snapshot
+    raise Unavailable(
+        Problem.AP_BUS_MISSING,
+        f"the AP bus changed during each of {ATTEMPTS} reads, so there is no one state to plan from",
+        hint="another program is changing masks or devices; try again when it is done",
+    )
+
+
+def read_override(sysfs: Sysfs, queue: Apqn) -> str:
+    """The driver that a queue is reserved for; empty: none, or a kernel without overrides."""
+    return _optional(sysfs, f"{queue_path(queue)}/driver_override") or ""
+
+
+def read_details(sysfs: Sysfs, queues: tuple[QueueState, ...]) -> dict[Apqn, QueueDetail]:
+    """What only the queues' own files tell. Costs three reads a queue; a queue that left is left out."""
+    details = {}
+    for state in queues:
+        try:
+            details[state.queue] = _read_detail(sysfs, state)
+        except OSError:
+            continue
+    return details
+
+
+def _moving_parts(sysfs: Sysfs) -> tuple[str, ...]:
+    try:
+        parts = [sysfs.read(f"{BUS}/{name}") for name in ("apmask", "aqmask", "bindings")]
+    except FileNotFoundError as missing:
+        raise Unavailable(
+            Problem.AP_BUS_MISSING,
+            "this kernel shows no AP bus (/sys/bus/ap)",
+            hint="on an IBM Z host load it with 'modprobe ap'; anywhere else use vfioap-lab",
+        ) from missing
+    # bindings only counts, so a queue that takes the place of another shows in the names alone
+    return (*parts, *sysfs.names(DEVICES), *_names(sysfs, MDEVS))
+
+
+def _share_queues(mdevs: tuple[Mdev, ...]) -> bool:
+    """The kernel lets no two devices have one queue: it went from one to the other between two reads."""
+    held = [mdev.matrix for mdev in mdevs]
+    return any(
+        not one.adapters.isdisjoint(other.adapters) and not one.domains.isdisjoint(other.domains)
+        for one, other in combinations(held, 2)
+    )
+
+
+def _read_once(sysfs: Sysfs) -> Snapshot:
+    names = sysfs.names(DEVICES)
+    kernel = _read_kernel(sysfs, names)
+    masks = HostMasks(*(parse_mask(sysfs.read(f"{BUS}/{name}")) for name in ("apmask", "aqmask")))
+    return Snapshot(
+        masks=masks,
+        cards=tuple(
+            _read_card(sysfs, AdapterId(int(match[1], 16))) for match in map(_CARD.fullmatch, names) if match
+        ),
+        queues=_read_queues(sysfs, names, overrides=kernel.driver_override and masks == ALL_HOST),
+        mdevs=read_mdevs(sysfs, ap_config=kernel.ap_config) if kernel.vfio_ap else (),
+        usage_domains=_read_domains(sysfs, "ap_usage_domain_mask"),
+        control_domains=_read_domains(sysfs, "ap_control_domain_mask"),
+        kernel=kernel,
+    )
+
+
+def _read_queues(sysfs: Sysfs, names: list[str], *, overrides: bool) -> tuple[QueueState, ...]:
+    """Drivers are read by their folders: one listing each instead of one link a queue.
+
+    With both masks full a queue is under vfio_ap only by its override, so only those are asked for it.
+    """
+    drivers: dict[str, str] = {}
+    for driver in _names(sysfs, DRIVERS):
+        drivers |= dict.fromkeys(filter(_QUEUE.fullmatch, sysfs.names(f"{DRIVERS}/{driver}")), driver)
+    found = []
+    for name in filter(_QUEUE.fullmatch, names):
+        queue, bound = parse_apqn(name), drivers.get(name)
+        asked = overrides and bound in (VFIO_DRIVER, None)
+        found.append(QueueState(queue, bound, read_override(sysfs, queue) if asked else ""))
+    return tuple(found)
+
+
+def _read_card(sysfs: Sysfs, adapter: AdapterId) -> Card:
+    kind = _optional(sysfs, f"{card_path(adapter)}/type") or ""
+    return Card(adapter, kind, _MODES.get(kind[-1:], Mode.UNKNOWN))
+
+
+def _read_detail(sysfs: Sysfs, state: QueueState) -> QueueDetail:
+    path = queue_path(state.queue)
+    online = _optional(sysfs, f"{path}/online") if state.driver != VFIO_DRIVER else None
+    return QueueDetail(
+        configured=sysfs.read(f"{path}/config").strip() == "1",
+        checkstopped=sysfs.read(f"{path}/chkstop").strip() == "1",
+        online=None if online is None else online == "1",
+        status=_optional(sysfs, f"{path}/status") if state.driver == VFIO_DRIVER else None,
+    )
+
+
+def _read_kernel(sysfs: Sysfs, names: list[str]) -> Kernel:
+    queue = next(filter(_QUEUE.fullmatch, names), None)
+    features = _optional(sysfs, f"{MATRIX}/features")
+    return Kernel(
+        vfio_ap="vfio_ap-passthrough" in _names(sysfs, f"{MATRIX}/mdev_supported_types"),
+        ap_config="ap_config" in (features or "").split(),
+        driver_override=queue is not None and "driver_override" in sysfs.names(queue_path(parse_apqn(queue))),
+        complete="(complete)" in sysfs.read(f"{BUS}/bindings"),
+    )
+
+
+def _read_domains(sysfs: Sysfs, name: str) -> frozenset[DomainId]:
+    text = sysfs.read(f"{BUS}/{name}")
+    if text.startswith("not supported"):  # a machine without QCI (ap_bus.c:ap_usage_domain_mask_show)
+        return frozenset()
+    return frozenset(map(DomainId, parse_mask(text).numbers()))
+
+
+def _names(sysfs: Sysfs, directory: str) -> list[str]:
+    try:
+        return sysfs.names(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _optional(sysfs: Sysfs, path: str) -> str | None:
+    """An attribute that need not be there: which ones are depends on driver, mode and kernel."""
+    try:
+        return sysfs.read(path).strip()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A change from plan to commit: files added to the plan, one run of the engine, a check by a fresh read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from vfioapd.domain.problems import Problem, VfioApError
+from vfioapd.domain.queue_set import EMPTY
+from vfioapd.engine.run import run
+from vfioapd.plan.effects import check_victims
+from vfioapd.plan.planner import Plan, plan
+from vfioapd.plan.steps import WriteFile, describe
+from vfioapd.rpc.types import Change, GuestChange
+from vfioapd.store import atomic, host_file
+from vfioapd.store.mdevctl import format_definition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from vfioapd.daemon.live_host import LiveHost
+    from vfioapd.daemon.places import Places
+    from vfioapd.domain.apqn import Apqn
+    from vfioapd.domain.definition import Desired
+    from vfioapd.engine.journal import Journal
+    from vfioapd.plan.planner import Target
+    from vfioapd.plan.steps import Step
+    from vfioapd.plan.wish import State, Wish
+    from vfioapd.store.history import Author, History
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What stands in the history beside a change."""
+
+    what: str  # the command
+    author: Author
+    reason: str = ""  # in the admin's words
+    text: str | None = None  # host.toml to the letter; None: the present one, rewritten
+    wait: str | None = None  # the file of a change that must be confirmed
+
+
+class Changes:
+    """Makes wishes true. One at a time: the caller holds the AP configuration lock."""
+
+    def __init__(self, host: LiveHost, places: Places, journal: Journal, history: History) -> None:
+        self._host = host
+        self._places = places
+        self._journal = journal
+        self._history = history
+
+    def preview(self, wish: Wish, state: State, what: str) -> Change:
+        """What making the wish would do; nothing is changed."""
+        made = plan(state.snapshot, wish.target)
+        files = tuple(self._definitions(wish, state.desired))
+        return change_record(what, made, [*made.steps, *files], made_now=False)
+
+    def make(self, wish: Wish, state: State, note: Note | None) -> Change:
+        """Plan, run, verify, commit. Refused or failed: the host and the files are as before.
+
+        Without a note host.toml and the history are left alone: what is in force is made true again.
+        """
+        made = plan(state.snapshot, wish.target)
+        if not wish.decided:
+            check_victims(made.victims)
+        steps: list[Step] = [*made.steps, *self._definitions(wish, state.desired)]
+        commit = [*self._stopped(wish), *(self._commit(wish, state, note, steps) if note else ())]
+        if steps or commit:
+            run(steps, commit, self._host, self._journal, lambda: self._verify(wish.target))
+        what = note.what if note else "restore"
+        shown = [one for one in commit if one.path == str(self._places.host_file)]
+        return change_record(what, made, [*steps, *shown], made_now=True)
+
+    def edited_definitions(self, desired: Desired) -> dict[str, str]:
+        """Matrices whose definition in mdevctl's folder is not as we wrote it, with the words for that."""
+        return {
+            one.name: f"its definition in {self._places.definitions} was changed or removed"
+            for one in desired.definitions
+            if atomic.read(self._places.definitions / str(one.uuid)) != format_definition(one)
+        }
+
+    def _definitions(self, wish: Wish, before: Desired) -> Iterator[WriteFile]:
+        """mdevctl's folder as it shall be: gone ones removed, ours written, and mended where edited."""
+        after = wish.desired
+        for definition in before.definitions:
+            if after.by_uuid(definition.uuid) is None:
+                yield from _file(self._places.definitions / str(definition.uuid), None)
+        for definition in after.definitions:
+            path = self._places.definitions / str(definition.uuid)
+            yield from _file(path, format_definition(definition))
+
+    def _stopped(self, wish: Wish) -> Iterator[WriteFile]:
+        names = "".join(f"{one}\n" for one in sorted(wish.stopped))
+        return _file(self._places.stopped, names or None, volatile=True)
+
+    def _commit(self, wish: Wish, state: State, note: Note, steps: list[Step]) -> Iterator[WriteFile]:
+        """The revision, then host.toml: with that last rename the change is made."""
+        old = atomic.read(self._places.host_file)
+        text = note.text if note.text is not None else old or ""
+        if note.text is None and wish.desired != state.desired:
+            text = host_file.rewrite(text, wish.desired, file=str(self._places.host_file))
+        if not steps and wish.stopped == state.stopped and text == self._in_force():
+            return
+        about = ": ".join(filter(None, (note.what, note.reason)))
+        summary = "\n".join(map(describe, steps))
+        now = datetime.now(UTC)
+        for path, content in self._history.files(text, note.author, now, reason=about, summary=summary):
+            yield WriteFile(str(path), None, content)
+        yield from _file(self._places.unconfirmed, note.wait)
+        if text != (old or ""):
+            yield WriteFile(str(self._places.host_file), old, text)
+
+    def _in_force(self) -> str | None:
+        number = self._history.last()
+        return None if number is None else self._history.read(number)
+
+    def _verify(self, target: Target) -> None:
+        """A fresh read must leave nothing to plan, and guests must have what was plugged."""
+        still = replace(target, unplugs=(), plugs=(), released=EMPTY)
+        guest_steps: tuple[Step, ...] = (*target.unplugs, *target.plugs)
+        left = [
+            *plan(self._host.bus(), still).steps,
+            *(step for step in guest_steps if not self._host.holds(step)),
+        ]
+        if left:
+            raise VfioApError(
+                Problem.VERIFY_FAILED,
+                f"the host is not as it was set a moment ago; still to do: {'; '.join(map(describe, left))}",
+                hint="another program changes masks or devices at the same time; stop it, then try again",
+            )
+
+
+def change_record(what: str, made: Plan, steps: Iterable[Step], *, made_now: bool) -> Change:
+    """A plan as it travels."""
+    return Change(
+        name=what,
+        made=made_now,
+        steps=[describe(step) for step in steps],
+        guests=[
+            GuestChange(one.guest, _texts(one.gains), _texts(one.keeps), _texts(one.loses))
+            for one in made.guests
+        ],
+        handed_over=_texts(made.handed_over),
+        collateral=_texts(made.collateral),
+        returned=_texts(made.returned),
+        victims=[str(victim) for victim in made.victims],
+        least=made.exact,
+        confirm_within=None,
+    )
+
+
+def _file(path: Path, after: str | None, *, volatile: bool = False) -> Iterator[WriteFile]:
+    before = atomic.read(path)
+    if before != after:
+        yield WriteFile(str(path), before, after, volatile)
+
+
+def _texts(queues: Iterable[Apqn]) -> list[str]:
+    return [str(queue) for queue in sorted(queues)]

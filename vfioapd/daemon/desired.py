@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""host.toml as it is in force and as it stands on disk: an edit by hand takes effect by apply, or at boot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vfioapd.domain.definition import Desired
+from vfioapd.domain.problems import Problem, Refused, VfioApError
+from vfioapd.plan.wish import State
+from vfioapd.store import atomic, host_file
+
+if TYPE_CHECKING:
+    from vfioapd.daemon.live_host import LiveHost
+    from vfioapd.daemon.places import Places
+    from vfioapd.store.history import History
+
+
+class DesiredState:
+    """What the host should be. Reads files at every call: they are small, and others change them."""
+
+    def __init__(self, places: Places, history: History) -> None:
+        self._places = places
+        self._history = history
+        self._parsed: tuple[str, Desired] = ("", Desired())
+
+    def applied(self) -> Desired:
+        """What is in force: the newest revision. Before there is any, nothing."""
+        text = self.applied_text()
+        if text is None:
+            return Desired()
+        if text != self._parsed[0]:
+            self._parsed = (text, host_file.parse(text, str(self._places.host_file)))
+        return self._parsed[1]
+
+    def applied_text(self) -> str | None:
+        """The newest revision to the letter."""
+        number = self._history.last()
+        return None if number is None else self._history.read(number)
+
+    def is_edited(self) -> bool:
+        """Whether host.toml on disk is not the one in force."""
+        return (atomic.read(self._places.host_file) or "") != (self.applied_text() or "")
+
+    def check_applied(self) -> None:
+        """Refuse to change one thing while an edit waits: it would take effect unseen, or be lost."""
+        if self.is_edited():
+            host_file.read(self._places.host_file)  # one that cannot be read is the nearer cause
+            raise Refused(
+                Problem.UNAPPLIED_EDIT,
+                f"{self._places.host_file} was edited and the edit is not in force",
+                hint="vfioapctl plan shows what it would do, vfioapctl apply does it,"
+                f" vfioapctl restore {self._history.last() or ''}".rstrip()
+                + " takes it back",
+            )
+
+    def problems(self) -> list[str]:
+        """What is wrong with host.toml as it stands; one that is only edited is said, too."""
+        try:
+            host_file.read(self._places.host_file)
+        except (VfioApError, OSError) as error:
+            return [str(error)]
+        if self.is_edited():
+            return [f"{self._places.host_file} was edited and the edit is not in force (vfioapctl plan)"]
+        return []
+
+    def state(self, host: LiveHost, *, disrupt: bool = False) -> State:
+        """What a command starts from: a fresh snapshot and what is in force."""
+        desired = self.applied()
+        stopped = (atomic.read(self._places.stopped) or "").split()
+        return State(host.snapshot(desired), desired, frozenset(stopped), disrupt)

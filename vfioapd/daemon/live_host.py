@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rooms put together: one snapshot of everything, and each step to the room that carries it out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from vfioapd.backend.bus import read_details, read_snapshot
+from vfioapd.backend.kernel_steps import KernelSteps
+from vfioapd.plan.steps import Plug, Unplug, WriteFile
+from vfioapd.store.file_steps import FileSteps
+from vfioapd.store.mdevctl import read_folder
+
+if TYPE_CHECKING:
+    from vfioapd.backend.sysfs import Sysfs
+    from vfioapd.daemon.places import Places
+    from vfioapd.domain.apqn import Apqn
+    from vfioapd.domain.definition import Desired
+    from vfioapd.domain.snapshot import Guest, QueueDetail, Snapshot
+    from vfioapd.plan.steps import GuestStep, Step
+
+
+class GuestRoom(Protocol):
+    """What is needed of libvirt; vfioapd.virt.guests.Guests is it."""
+
+    def read(self) -> tuple[Guest, ...] | None: ...
+    def execute(self, step: GuestStep) -> None: ...
+    def holds(self, step: GuestStep) -> bool: ...
+
+
+class LiveHost:
+    """One host. Every method blocks; changes come from one thread."""
+
+    def __init__(self, sysfs: Sysfs, places: Places, guests: GuestRoom) -> None:
+        self._sysfs = sysfs
+        self._places = places
+        self._guests = guests
+        self._kernel = KernelSteps(sysfs)
+        self._files = FileSteps(definitions=places.definitions, staging=places.host_file.parent)
+
+    def snapshot(self, desired: Desired) -> Snapshot:
+        """Bus, devices, guests, and the definitions in mdevctl's folder that are not ours."""
+        folder = read_folder(self._places.definitions)
+        foreign = tuple(one for uuid, one in folder.definitions.items() if desired.by_uuid(uuid) is None)
+        return replace(self.bus(), guests=self._guests.read(), foreign_definitions=foreign)
+
+    def bus(self) -> Snapshot:
+        """The kernel's part alone."""
+        return read_snapshot(self._sysfs)
+
+    def details(self, snapshot: Snapshot) -> dict[Apqn, QueueDetail]:
+        """What only each queue's own files tell."""
+        return read_details(self._sysfs, snapshot.queues)
+
+    def execute(self, step: Step) -> None:
+        """Make the change."""
+        match step:
+            case WriteFile():
+                self._files.execute(step)
+            case Plug() | Unplug():
+                self._guests.execute(step)
+            case _:
+                self._kernel.execute(step)
+
+    def holds(self, step: Step) -> bool:
+        """Whether the host is now as the step leaves it."""
+        match step:
+            case WriteFile():
+                return self._files.holds(step)
+            case Plug() | Unplug():
+                return self._guests.holds(step)
+            case _:
+                return self._kernel.holds(step)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vfioapd: listen, restore what should be there, serve until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from asyncvarlink import get_listen_fd
+from systemd import daemon as systemd
+from systemd.journal import JournalHandler
+
+from vfioapd import VERSION
+from vfioapd.backend.guarded_sysfs import GuardedSysfs
+from vfioapd.daemon.live_host import LiveHost
+from vfioapd.daemon.news import News
+from vfioapd.daemon.places import Places
+from vfioapd.daemon.restoring import restore
+from vfioapd.daemon.service import Service
+from vfioapd.domain.problems import VfioApError
+from vfioapd.engine.journal import Journal
+from vfioapd.rpc.server import READ_ONLY_MODE, WRITABLE_MODE, Server, listen
+from vfioapd.store.history import History
+from vfioapd.virt.guests import Guests
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+logger = logging.getLogger("vfioapd")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Exit status 0, or 1 when it could not start."""
+    parser = argparse.ArgumentParser(prog="vfioapd", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"vfioapd {VERSION}")
+    parser.add_argument("--debug", action="store_true", help="log reads and decisions too")
+    options = parser.parse_args(arguments)
+    _log_to_journal_or_stderr(logging.DEBUG if options.debug else logging.INFO)
+    if os.geteuid() != 0:
+        print("vfioapd: root is needed to write the AP bus", file=sys.stderr)
+        return 1
+    try:
+        asyncio.run(_serve(Places()))
+    except OSError as error:
+        print(f"vfioapd: could not start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(places: Places) -> None:
+    journal = Journal(places.journal, places.boot_id.read_text().strip())
+    host = LiveHost(GuardedSysfs(), places, Guests())
+    service = Service(host, places, journal, History(places.revisions))
+    # One thread writes; a read waits neither for a change nor for a guest that does not let go.
+    with ThreadPoolExecutor(1, "changes") as changes, ThreadPoolExecutor(1, "reads") as reads:
+        server = Server(service, reads, changes)
+        server.serve(_socket(places.socket, WRITABLE_MODE), writable=True)
+        server.serve(_socket(places.read_only_socket, READ_ONLY_MODE), writable=False)
+        stop = _stop_on_signals()
+        loop = asyncio.get_running_loop()
+        clock = _Clock(loop, changes, service)
+        News(loop, changes, service).listen()
+        await loop.run_in_executor(changes, restore, service)
+        clock.look()
+        systemd.notify(f"READY=1\nSTATUS={service.summary()}")
+        logger.info("vfioapd %s ready: %s", VERSION, service.summary())
+        watchdog = asyncio.create_task(_watchdog())
+        await stop.wait()
+        systemd.notify("STOPPING=1")
+        watchdog.cancel()
+        await server.close()
+        # leaving the block waits for the change that is under way: a signal cuts no step in two
+
+
+class _Clock:
+    """Looks again whether a change was confirmed, when its time is over; no timer runs otherwise."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, changes: Executor, service: Service) -> None:
+        self._loop = loop
+        self._changes = changes
+        self._service = service
+        service.on_wait = self._look_in
+
+    def _look_in(self, seconds: float) -> None:
+        self._loop.call_soon_threadsafe(self._loop.call_later, seconds, self.look)
+
+    def look(self) -> None:
+        """In the thread that makes changes, as taking back is one."""
+        self._loop.run_in_executor(self._changes, self._take_back)
+
+    def _take_back(self) -> None:
+        try:
+            left = self._service.take_back()
+        except (VfioApError, OSError) as error:
+            logger.error("the unconfirmed change could not be taken back: %s", error)
+            return
+        if left:
+            self._look_in(left)
+
+
+def _socket(path: Path, mode: int) -> socket.socket:
+    """systemd's socket of that name when it passed one, else one of our own."""
+    passed = get_listen_fd(path.name)
+    if passed is None:
+        return listen(path, mode=mode)
+    passed.should_close = False  # the socket object closes it
+    return socket.socket(fileno=passed.fileno())
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _watchdog() -> None:
+    """Tell systemd that the loop still turns, twice in each period it grants; without one, never wake."""
+    microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
+    while microseconds:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(microseconds / 2_000_000)
+
+
+def _log_to_journal_or_stderr(level: int) -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    if "JOURNAL_STREAM" in os.environ:
+        handler = JournalHandler(SYSLOG_IDENTIFIER="vfioapd")
+    else:
+        handler.setFormatter(logging.Formatter("vfioapd: %(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

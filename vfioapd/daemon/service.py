@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What vfioapd can do, one method for each command. Every method blocks and raises VfioApError."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import pwd
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfioapd import VERSION
+from vfioapd.backend.lock import ap_lock
+from vfioapd.daemon.changes import Changes, Note, change_record
+from vfioapd.daemon.confirming import check_no_wait, read_wait, wait_text
+from vfioapd.daemon.desired import DesiredState
+from vfioapd.daemon.requests import definition_of, parse_word
+from vfioapd.daemon.views import FREE, HOST, View
+from vfioapd.domain.problems import Problem, Refused
+from vfioapd.plan import wishes
+from vfioapd.plan.planner import Plan
+from vfioapd.plan.wishes import Scope
+from vfioapd.rpc.interface import Asked, Peer
+from vfioapd.rpc.types import HostStatus, RevisionRow
+from vfioapd.store import atomic, host_file
+from vfioapd.store.history import Author
+from vfioapd.store.mdevctl import read_folder
+from vfioapd.virt.xml import hostdev_xml, nodedev_xml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vfioapd.daemon.live_host import LiveHost
+    from vfioapd.daemon.places import Places
+    from vfioapd.domain.definition import Desired
+    from vfioapd.engine.journal import Journal
+    from vfioapd.plan.wish import State, Wish
+    from vfioapd.rpc.interface import DefineRequest
+    from vfioapd.rpc.types import Change, MatrixRow, QueueRow
+    from vfioapd.store.history import History, Revision
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """The commands. Reads may come from one thread, changes from one other."""
+
+    def __init__(self, host: LiveHost, places: Places, journal: Journal, history: History) -> None:
+        self.host = host
+        self.places = places
+        self.journal = journal
+        self.history = history
+        self.changes = Changes(host, places, journal, history)
+        self.desired = DesiredState(places, history)
+        self.on_wait: Callable[[float], None] = lambda seconds: None  # the daemon sets its clock here
+        self.drifted: dict[str, str] = {}  # matrix name: what others did to it
+        self.failures: dict[str, str] = {}  # matrix name, "" for the whole host: why it is not as desired
+
+    def status(self) -> HostStatus:
+        """The host at a glance. Works with a broken host.toml and without libvirt."""
+        desired = self.desired.applied()
+        snapshot = self.host.snapshot(desired)
+        view = View(snapshot, desired, self.drifted | self.failures)
+        owners = view.owners()
+        return HostStatus(
+            version=VERSION,
+            host_file=str(self.places.host_file),
+            libvirt=snapshot.guests is not None,
+            vfio_ap=snapshot.kernel.vfio_ap,
+            ap_config=snapshot.kernel.ap_config,
+            complete=snapshot.kernel.complete,
+            apmask=str(snapshot.masks.apmask),
+            aqmask=str(snapshot.masks.aqmask),
+            keep=[str(queue) for queue in sorted(desired.keep)],
+            queues_total=len(owners),
+            queues_host=owners.count(HOST),
+            queues_free=owners.count(FREE),
+            queues_guests=len(owners) - owners.count(HOST) - owners.count(FREE),
+            matrices=view.matrices(),
+            foreign=view.foreign(),
+            problems=self.problems(),
+        )
+
+    def summary(self) -> str:
+        """One line for systemctl status: how many matrices are as they should be."""
+        failed = sorted(filter(None, self.failures))
+        parts = [f"{len(self.desired.applied().definitions)} matrices defined"]
+        parts += [f"{len(failed)} not restored: {', '.join(failed)}"] if failed else []
+        return "; ".join([*parts, *self.problems()])
+
+    def problems(self) -> list[str]:
+        """What is not as it should be and is no single matrix's fault."""
+        whole_host = [self.failures[""]] if "" in self.failures else []
+        return [*whole_host, *self.desired.problems(), *map(str, self._torn())]
+
+    def queues(self) -> list[QueueRow]:
+        """Every queue of the host."""
+        desired = self.desired.applied()
+        snapshot = self.host.snapshot(desired)
+        return View(snapshot, desired, self.drifted | self.failures).queues(self.host.details(snapshot))
+
+    def show(self, name: str) -> MatrixRow:
+        """One matrix."""
+        desired = self.desired.applied()
+        definition = desired.get(name)
+        return View(self.host.snapshot(desired), desired, self.drifted | self.failures).matrix(definition)
+
+    def xml(self, name: str, kind: str) -> str:
+        """libvirt's XML of a matrix."""
+        definition = self.desired.applied().get(name)
+        match kind:
+            case "nodedev":
+                return nodedev_xml(definition)
+            case "hostdev":
+                return hostdev_xml(definition.uuid)
+            case _:
+                raise Refused(
+                    Problem.BAD_REQUEST, f"there is no XML called {kind!r}", hint="it is nodedev or hostdev"
+                )
+
+    def define(self, request: DefineRequest, asked: Asked) -> Change:
+        """Define a matrix; with start = auto also make its device and plug it into its guest."""
+        new = definition_of(request)
+        return self._change(asked, f"define {new.name}", lambda state: wishes.define(state, new), adds=True)
+
+    def undefine(self, names: Sequence[str], asked: Asked) -> Change:
+        """Forget matrices."""
+        return self._change(asked, _what("undefine", names), lambda state: wishes.undefine(state, names))
+
+    def start(self, names: Sequence[str], asked: Asked) -> Change:
+        """Make the devices of matrices, all or none."""
+        return self._change(asked, _what("start", names), lambda state: wishes.start(state, names))
+
+    def stop(self, names: Sequence[str], asked: Asked) -> Change:
+        """Remove the devices of matrices, all or none."""
+        return self._change(asked, _what("stop", names), lambda state: wishes.stop(state, names))
+
+    def attach(self, name: str, guest: str, where: str, asked: Asked) -> Change:
+        """Give a matrix to a guest."""
+        scope = parse_word(where, Scope, "where") or Scope.BOTH
+        what = _what("attach", (name, guest))
+        return self._change(asked, what, lambda state: wishes.attach(state, name, guest, scope))
+
+    def detach(self, name: str, guest: str, where: str, asked: Asked) -> Change:
+        """Take a matrix from a guest."""
+        scope = parse_word(where, Scope, "where") or Scope.BOTH
+        what = _what("detach", (name, guest))
+        return self._change(asked, what, lambda state: wishes.detach(state, name, guest, scope))
+
+    def plan(self, text: str | None, asked: Asked) -> Change:
+        """What apply would do with this host.toml, or with the present one; nothing is changed."""
+        new = self._parse(text)
+        state = self.desired.state(self.host, disrupt=True)
+        return self.changes.preview(wishes.apply(state, new), state, "plan")
+
+    def apply(self, text: str | None, asked: Asked) -> Change:
+        """Make this host.toml true, or the present one as it was edited."""
+        present = host_file.read(self.places.host_file).text if text is None else text
+        new = self._parse(present)
+        return self._change(asked, "apply", lambda state: wishes.apply(state, new), text=present, adds=True)
+
+    def restore_revision(self, number: int, asked: Asked) -> Change:
+        """Make an earlier host.toml true again, to the letter."""
+        text = self.history.read(number)
+        new = self._parse(text)
+        what = _what("restore", (str(number),))
+        return self._change(asked, what, lambda state: wishes.apply(state, new), text=text, adds=True)
+
+    def confirm(self, asked: Asked) -> Change:
+        """Keep the change that waits to be confirmed."""
+        if read_wait(self.places.unconfirmed) is None:
+            return change_record("confirm", Plan(), (), made_now=True)
+        atomic.replace(self.places.unconfirmed, None)
+        logger.info("confirmed by %s", asked.peer)
+        return change_record("confirm", Plan(), (), made_now=True)
+
+    def take_back(self) -> float | None:
+        """Take back a change that was not confirmed in time. Returns the seconds still to wait, None
+        when nothing waits. Raises VfioApError when it cannot be taken back; then it is tried again at
+        the next start."""
+        wait = read_wait(self.places.unconfirmed)
+        if wait is None:
+            return None
+        if left := wait.left(self.journal.boot_id):
+            return left
+        text = "" if wait.revision is None else self.history.read(wait.revision)
+        new = self._parse(text)
+        asked = Asked(Peer.of_this_process(), "it was not confirmed in time", disrupt=True)
+        logger.warning("a change was not confirmed in time and is taken back")
+        self._change(asked, "take back", lambda state: wishes.apply(state, new), text=text, again=True)
+        return None
+
+    def revisions(self) -> list[RevisionRow]:
+        """Every host.toml that was in force, the oldest first."""
+        return [_revision_row(one) for one in self.history.revisions()]
+
+    def diff(self, number: int) -> str:
+        """What has changed in host.toml since a revision, as a unified diff."""
+        old, new = self.history.read(number), host_file.read(self.places.host_file).text
+        lines = difflib.unified_diff(
+            old.splitlines(keepends=True),
+            new.splitlines(keepends=True),
+            f"revision {number}",
+            str(self.places.host_file),
+        )
+        return "".join(lines)
+
+    def _change(
+        self,
+        asked: Asked,
+        what: str,
+        wish_of: Callable[[State], Wish],
+        *,
+        text: str | None = None,
+        adds: bool = False,
+        again: bool = False,
+    ) -> Change:
+        with ap_lock(self.places.lock):
+            self._check_may_change(text, adds=adds, again=again)
+            state = self.desired.state(self.host, disrupt=asked.disrupt)
+            wish = wish_of(state)
+            if asked.dry_run:
+                return self.changes.preview(wish, state, what)
+            made = self.changes.make(wish, state, self._note(asked, what, text))
+        if made.steps:
+            logger.info("%s: done for %s", what, asked.peer)
+        for one in wish.target.touched:
+            self.failures.pop(one.name, None)
+            self.drifted.pop(one.name, None)
+        if asked.confirm_within is not None and made.steps:
+            self.on_wait(asked.confirm_within)
+            return replace(made, confirm_within=asked.confirm_within)
+        return made
+
+    def _check_may_change(self, text: str | None, *, adds: bool, again: bool) -> None:
+        if not again:
+            check_no_wait(self.places.unconfirmed, self.journal.boot_id)
+        if text is None:
+            self.desired.check_applied()
+        for torn in self._torn() if adds else ():
+            raise torn
+
+    def _note(self, asked: Asked, what: str, text: str | None) -> Note:
+        wait = None
+        if asked.confirm_within is not None:
+            wait = wait_text(self.history.last(), asked.confirm_within, self.journal.boot_id)
+        return Note(what, _author(asked), asked.reason, text, wait)
+
+    def _parse(self, text: str | None) -> Desired:
+        if text is None:
+            return host_file.read(self.places.host_file).desired
+        return host_file.parse(text, str(self.places.host_file))
+
+    def _torn(self) -> list[Refused]:
+        """Definitions of others that stop mdevctl and libvirt from reading any definition at all."""
+        ours = {str(one.uuid) for one in self.desired.applied().definitions}
+        return [
+            Refused(
+                Problem.TORN_DEFINITION,
+                f"{torn.path}, not written by vfioapd, is torn ({torn.reason}); while it is there mdevctl"
+                " and libvirt see no definition at all",
+                hint=f"repair it or move it away: mv {torn.path} /root/",
+                owners=["mdevctl"],
+            )
+            for torn in read_folder(self.places.definitions).torn
+            if torn.stops_mdevctl and torn.path.name not in ours
+        ]
+
+
+def _what(verb: str, names: Sequence[str]) -> str:
+    return " ".join((verb, *names))
+
+
+def _author(asked: Asked) -> Author:
+    try:
+        name = Path(f"/proc/{asked.peer.pid}/comm").read_text().strip()
+    except OSError:  # the client has ended already
+        name = ""
+    return Author(asked.peer.uid, asked.peer.pid, name)
+
+
+def _revision_row(revision: Revision) -> RevisionRow:
+    author = revision.author
+    return RevisionRow(
+        number=revision.number,
+        time=revision.time.isoformat().replace("+00:00", "Z") if revision.time else None,
+        user=_user(author.uid) if author else None,
+        program=f"{author.name} (PID {author.pid})" if author else None,
+        reason=revision.reason,
+        steps=revision.summary.splitlines(),
+    )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

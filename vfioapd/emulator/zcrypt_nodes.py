@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Additional zcrypt device nodes, /sys/class/zcrypt: they restrict their users and move no queue."""
+
+import errno
+from dataclasses import dataclass
+
+from .generation import Generation
+from .numbers import c_string, parse_mask, refuse
+
+MAX_NODES = 256
+MAX_NAME = 31
+MASKS = ("ioctlmask", "apmask", "aqmask", "admask")
+
+
+@dataclass(eq=False, slots=True)
+class ZcryptNode:
+    name: str
+    minor: int
+    masks: dict[str, int]
+
+
+class ZcryptNodes:
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self.by_name: dict[str, ZcryptNode] = {}
+
+    def create(self, text: str) -> None:
+        """EINVAL name too long, EEXIST, ENOSPC after 256 nodes."""
+        name = _node_name(text)
+        if name in self.by_name:
+            raise refuse(errno.EEXIST)
+        used = {node.minor for node in self.by_name.values()}
+        minor = next((number for number in range(MAX_NODES) if number not in used), None)
+        if minor is None:
+            raise refuse(errno.ENOSPC)
+        name = name or f"zcrypt_{minor}"
+        self.by_name[name] = ZcryptNode(name, minor, dict.fromkeys(MASKS, 0))
+
+    def destroy(self, text: str) -> None:
+        if self.by_name.pop(_node_name(text), None) is None:
+            raise refuse(errno.ENOENT)
+
+    def write_mask(self, node: ZcryptNode, which: str, text: str) -> None:
+        wraps = self._generation.mask_numbers_wrap
+        node.masks[which] = parse_mask(text, node.masks[which], wraps=wraps)
+
+
+def _node_name(text: str) -> str:
+    name = c_string(text).strip()
+    if len(name) > MAX_NAME or "/" in name:
+        raise refuse(errno.EINVAL)
+    return name

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a plan: journal, act, and undo in reverse when a step fails.
+
+A step that failed changed nothing, since it is one write, one rename or one libvirt call. Whether a
+step is in effect is read from the host, never guessed: after a crash nobody knows whether the last
+write came through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from vfioapd.domain.problems import Problem, VfioApError
+from vfioapd.plan.steps import WriteFile, describe, inverse, survives_reboot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vfioapd.engine.journal import Journal
+    from vfioapd.plan.steps import Step
+
+logger = logging.getLogger(__name__)
+
+
+class Host(Protocol):
+    """What carries out steps. Both methods block; both raise OSError or VfioApError."""
+
+    def execute(self, step: Step) -> None:
+        """Make the change."""
+
+    def holds(self, step: Step) -> bool:
+        """Whether the host is now as the step leaves it."""
+
+
+class ApplyError(VfioApError):
+    """A step or the check after them failed. What was done was undone, but for what ``stuck`` lists."""
+
+    def __init__(self, step: Step | None, cause: Exception, stuck: Sequence[str]) -> None:
+        failed = f"could not {describe(step)}: {cause}" if step else str(cause)
+        left = f"could not be undone: {'; '.join(stuck)}" if stuck else "everything done before was undone"
+        super().__init__(
+            cause.problem if isinstance(cause, VfioApError) else Problem.STEP_FAILED,
+            f"{failed}; {left}",
+            hint=cause.hint if isinstance(cause, VfioApError) else None,
+        )
+        self.stuck = tuple(stuck)
+
+
+def run(
+    steps: Sequence[Step], commit: Sequence[Step], host: Host, journal: Journal, verify: Callable[[], None]
+) -> None:
+    """Carry out all steps, verify by a fresh read, then commit; or leave the host as it was.
+
+    Blocks for as long as the kernel and libvirt take. Raises ApplyError, with the host as before but
+    for what that error lists; ``verify`` refuses by raising.
+    """
+    _begin(journal, (*steps, *commit))
+    done: list[Step] = []
+    step: Step | None = None
+    try:
+        for step in steps:
+            _make(step, done, host, journal)
+        step = None  # what fails now is no step
+        verify()
+        for step in commit:
+            _make(step, done, host, journal)
+    except Exception as cause:  # a bug of ours must not leave half a plan either
+        raise _undo(step, cause, done, host, journal) from cause
+    _end(journal, clean=True)
+
+
+def _make(step: Step, done: list[Step], host: Host, journal: Journal) -> None:
+    journal.intent(len(done))
+    host.execute(step)
+    done.append(step)
+    logger.info("%s", describe(step))
+
+
+def _undo(
+    step: Step | None, cause: Exception, done: Sequence[Step], host: Host, journal: Journal
+) -> ApplyError:
+    # A rename can be through although making it durable failed; any other step that failed did nothing.
+    begun = (*done, step) if isinstance(step, WriteFile) else done
+    stuck = roll_back(begun, host)
+    _end(journal, clean=not stuck)
+    return ApplyError(step, cause, stuck)
+
+
+def roll_back(done: Sequence[Step], host: Host) -> list[str]:
+    """Undo in reverse order what is in effect; returns what could not be undone, with the reason."""
+    stuck: list[str] = []
+    for step in reversed(done):
+        try:
+            _take_back(step, host)
+        except Exception as cause:  # the first error must survive, and the other steps must be tried
+            logger.exception("cannot undo: %s", describe(step))
+            stuck.append(f"{describe(step)} ({cause})")
+    return stuck
+
+
+def _take_back(step: Step, host: Host) -> None:
+    """Make the inverse, or the rest of it: a crash can have come between a device and its matrix."""
+    back = inverse(step)
+    if len(back) == 1 and not host.holds(step):
+        return
+    for one in back:
+        if not host.holds(one):
+            host.execute(one)
+            logger.warning("undone: %s", describe(one))
+
+
+def recover(host: Host, journal: Journal) -> str | None:
+    """Settle a run that a crash or a reboot cut short; says what was done, None when nothing was.
+
+    The last step is the commit: if it is in effect the new state stands, else the old one is
+    restored. After a reboot the kernel has forgotten its part; files and guests' definitions have not.
+    """
+    unfinished = journal.unfinished()
+    if unfinished is None:
+        return None
+    total = len(unfinished.steps)
+    begun = unfinished.steps[: unfinished.begun]
+    if len(begun) == total and begun and _is_made(begun[-1], host):
+        _end(journal, clean=True)
+        return f"a change of {total} steps had been made; the new state stands"
+    if unfinished.rebooted:
+        begun = tuple(step for step in begun if survives_reboot(step))
+    if stuck := roll_back(begun, host):  # the record stays open: libvirt may be there at the next try
+        return f"a change of {total} steps was cut short; could not be undone: {'; '.join(stuck)}"
+    _end(journal, clean=True)
+    return f"a change of {total} steps was cut short; the old state was restored"
+
+
+def _is_made(step: Step, host: Host) -> bool:
+    try:
+        return host.holds(step)
+    except (VfioApError, OSError) as error:  # at boot libvirt is not there yet
+        logger.warning("cannot tell whether this was made: %s (%s)", describe(step), error)
+        return False
+
+
+def _begin(journal: Journal, steps: Sequence[Step]) -> None:
+    try:
+        journal.begin(steps)
+    except OSError as error:
+        raise VfioApError(
+            Problem.STEP_FAILED,
+            f"the journal cannot be written: {error}; nothing was changed",
+            hint="a change is only begun when it can be undone after a crash: make room on that file system",
+        ) from error
+
+
+def _end(journal: Journal, *, clean: bool) -> None:
+    """Close the record, or on a full disk drop it: left open it would be settled again much later."""
+    try:
+        journal.end(clean=clean)
+    except OSError as error:
+        logger.warning("the journal could not be closed: %s", error)
+        with contextlib.suppress(OSError):
+            journal.forget()

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IBM's own tools (lszcrypt and its family) for the lab: Debian's s390x builds under qemu-user.
+
+Fetched once by the machine's apt-get with a private configuration: own sources, lists and cache, so the
+machine's packages and lists stay as they are. The mirror is the one the machine itself uses, signatures
+are checked with its own keyring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfioapd.lab.errors import Exit, LabError
+from vfioapd.lab.requirements import find_program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CODENAME = "trixie"
+# Two names of one release. Mirrors synchronise them one after the other, so that for some hours the
+# lists of an architecture may not match the signature under one name and still match under the other.
+SUITES = (CODENAME, "stable")
+ARCHITECTURE = "s390x"
+TOOLS = ("lszcrypt", "chzcrypt", "lszdev", "chzdev", "zcryptctl")
+PACKAGES = (
+    "s390-tools",
+    "libc6",
+    "libcap2",
+    "libfuse3-4",
+    "libgcc-s1",
+    "libglib2.0-0t64",
+    "libjson-c5",
+    "libncurses6",
+    "libtinfo6",
+    "libudev1",
+    "zlib1g",
+)
+EMULATOR = "qemu-s390x-static"
+PROGRAMS = {"apt-get": "apt", "dpkg": "dpkg", EMULATOR: "qemu-user-static"}
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+MERGED = ("bin", "lib", "sbin")  # Debian 13's packages hold usr/lib only, the loader's name is /lib/ld64.so.1
+FETCH_SECONDS = 300
+
+APT_CONFIGURATION = """\
+APT::Architecture "{architecture}";
+#clear APT::Architectures;
+APT::Architectures {{ "{architecture}"; }};
+#clear APT::Update;
+#clear DPkg;
+APT::Sandbox::User "";
+Acquire::Languages "none";
+Acquire::Retries "2";
+Dir::Etc::SourceList "{folder}/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::State "{folder}/state";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+"""
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(base, "vfioap-lab") if base else Path("/var/cache/vfioap-lab")
+
+
+def find() -> Path | None:
+    """Root folder of the tools, if they were fetched."""
+    root = cache_folder() / f"{CODENAME}-{ARCHITECTURE}"
+    return root if root.is_dir() else None
+
+
+def fetch() -> Path:
+    """Root folder of the tools; downloads about 15 MB the first time and blocks until done."""
+    _check_programs()
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache):
+        root = find()
+        if root:
+            return root
+        with tempfile.TemporaryDirectory(dir=cache, prefix="new-") as scratch:
+            folder = Path(scratch)
+            _download(folder)
+            _unpack(folder).rename(cache / f"{CODENAME}-{ARCHITECTURE}")
+    return cache / f"{CODENAME}-{ARCHITECTURE}"
+
+
+def write_wrappers(folder: Path) -> None:
+    """Put the tools on the PATH of a lab; without fetched peers there is nothing to put."""
+    if find() is None or find_program(EMULATOR) is None:
+        return
+    for tool in TOOLS:
+        wrapper = folder / tool
+        wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(command(tool))} "$@"\n')
+        wrapper.chmod(0o755)
+
+
+def command(tool: str) -> list[str]:
+    """The start of a command line that runs one of TOOLS."""
+    root, emulator = find(), find_program(EMULATOR)
+    if root is None or emulator is None:
+        raise LabError(
+            f"{tool} is not here yet; fetch it outside of the lab with: vfioap-lab peers", Exit.MISSING
+        )
+    return [emulator, "-L", str(root), str(root / "usr/sbin" / tool)]
+
+
+def _check_programs() -> None:
+    missing = sorted({package for name, package in PROGRAMS.items() if find_program(name) is None})
+    if not KEYRING.exists():
+        missing.append("debian-archive-keyring")
+    if missing:
+        raise LabError(
+            f"the peers need packages that this machine lacks; "
+            f"install with: apt-get install --no-install-recommends {' '.join(missing)}",
+            Exit.MISSING,
+        )
+
+
+@contextlib.contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the kernel, whatever becomes of us
+        for leftover in cache.glob("new-*"):  # of a run that was interrupted
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def _download(folder: Path) -> None:
+    (folder / "apt.conf").write_text(APT_CONFIGURATION.format(architecture=ARCHITECTURE, folder=folder))
+    (folder / "status").touch()
+    for name in ("state/lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True)
+    mirror = _mirror()
+    for suite in SUITES:
+        try:
+            _update(folder, mirror, suite)
+            break
+        except LabError:
+            if suite == SUITES[-1]:
+                raise
+    _apt_get(folder, "download", *PACKAGES)
+
+
+def _update(folder: Path, mirror: str, suite: str) -> None:
+    (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n")
+    # apt takes a mirror that does not answer for a warning, unless told otherwise
+    _apt_get(folder, "--error-on=any", "update")
+    found = _apt_get(folder, "indextargets", "--format", "$(CODENAME)").split()
+    if set(found) != {CODENAME}:
+        raise LabError(f"cannot fetch the peers: {suite} is {found}, not {CODENAME}", Exit.MISSING)
+
+
+def _apt_get(folder: Path, *arguments: str) -> str:
+    return _run(["apt-get", "-c", str(folder / "apt.conf"), "-qq", *arguments], folder)
+
+
+def _mirror() -> str:
+    """Where this machine gets its own release from."""
+    codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    listing = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
+    for line in _run([*listing, "Created-By: Packages"], Path("/")).splitlines():
+        address, *place = line.split()  # a flat repository has no component
+        if place == [codename, "main"]:
+            return address
+    raise LabError(
+        f"cannot fetch the peers: this machine's apt sources name no Debian mirror of {codename} main",
+        Exit.MISSING,
+    )
+
+
+def _unpack(folder: Path) -> Path:
+    root = folder / "root"
+    for name in MERGED:
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for package in sorted(folder.glob("*.deb")):
+        _run(["dpkg", "-x", str(package), str(root)], folder)
+    missing = [tool for tool in TOOLS if not (root / "usr/sbin" / tool).is_file()]
+    if missing:
+        raise LabError(f"Debian's {PACKAGES[0]} of {CODENAME} lacks {', '.join(missing)}", Exit.MISSING)
+    root.chmod(0o755)
+    return root
+
+
+def _run(arguments: list[str], folder: Path) -> str:
+    try:
+        result = subprocess.run(
+            arguments, cwd=folder, capture_output=True, text=True, timeout=FETCH_SECONDS, check=True
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LabError(
+            f"cannot fetch the peers: {arguments[0]} took over {FETCH_SECONDS} s", Exit.MISSING
+        ) from error
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
+        raise LabError(f"cannot fetch the peers: {arguments[0]}: {reason}", Exit.MISSING) from error
+    return result.stdout

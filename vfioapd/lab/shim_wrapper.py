@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that guests of the lab name as their <emulator>."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from vfioapd.lab.layout import KERNEL_VARIABLE, LAB_VARIABLE, PACKAGE_PARENT
+from vfioapd.lab.requirements import find_program
+
+if TYPE_CHECKING:
+    from vfioapd.lab.layout import Layout
+
+
+def write(layout: Layout) -> None:
+    """libvirt starts it with an empty environment, so all it needs is written into it."""
+    real = find_program("qemu-system-s390x") or "qemu-system-s390x"
+    variables = {
+        "PYTHONPATH": PACKAGE_PARENT,
+        LAB_VARIABLE: layout.root,
+        KERNEL_VARIABLE: layout.kernel_socket,
+    }
+    settings = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in variables.items())
+    command = shlex.join([sys.executable, "-m", "vfioapd.lab.shim", real])
+    layout.shim.write_text(f'#!/bin/sh\n{settings} exec {command} "$@"\n')
+    layout.shim.chmod(0o755)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the host no longer is as desired, in words. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vfioapd.domain.problems import VfioApError
+from vfioapd.plan import wishes
+from vfioapd.plan.planner import plan
+from vfioapd.plan.steps import Assign, Bind, CreateMdev, SetMatrix, SetOverride, Unassign, WriteMask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vfioapd.domain.definition import Definition
+    from vfioapd.plan.steps import Step
+    from vfioapd.plan.wish import State
+
+
+def find_drift(state: State) -> dict[str, str]:
+    """The matrices that are not as they should be, with what is wrong with each.
+
+    Stopped matrices cannot drift. All at once first, since mostly nothing is wrong.
+    """
+    watched = [
+        one for one in state.desired.definitions if state.is_active(one) or one in wishes.should_run(state)
+    ]
+    if not watched or not _missing_steps(state, watched):
+        return {}
+    found = {one.name: _missing_steps(state, [one]) for one in watched}
+    return {name: explain(steps) for name, steps in found.items() if steps}
+
+
+def explain(steps: Sequence[Step]) -> str:
+    """What must have happened, from the steps that would mend it."""
+    kinds = {type(step) for step in steps}
+    if CreateMdev in kinds:
+        return "its device is gone"
+    if kinds & {SetMatrix, Assign, Unassign}:
+        return "its device holds another matrix than the one defined"
+    if kinds & {WriteMask, SetOverride, Bind}:
+        return "queues of it went back to the host"
+    return "it is not as defined"
+
+
+def _missing_steps(state: State, definitions: Sequence[Definition]) -> tuple[Step, ...]:
+    try:
+        return plan(state.snapshot, wishes.restore(state, definitions).target).steps
+    except VfioApError:  # it cannot be made at all: that is said where it was tried, not here
+        return ()

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How queues leave the host and come back: by both masks, or one by one with driver_override.
+
+The kernel takes no mask write while a queue has an override and no override while the masks are in
+use (ap_bus.c:apmask_store, ap_queue.c:driver_override_store), so a host follows one model at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vfioapd.domain.definition import Binding
+from vfioapd.domain.mask import ALL_HOST, HostMasks, Mask
+from vfioapd.domain.matrix import Matrix
+from vfioapd.domain.problems import Problem, Refused
+from vfioapd.domain.queue_set import EMPTY, QueueSet
+from vfioapd.domain.snapshot import VFIO_DRIVER
+from vfioapd.plan.masks import mask_writes, plan_masks
+from vfioapd.plan.steps import Axis, Bind, SetOverride, Unbind, WriteMask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from vfioapd.domain.snapshot import QueueState, Snapshot
+    from vfioapd.plan.steps import BusStep
+
+HOST_DRIVER = "cex4queue"  # what has every queue of a card since CEX4 that is the host's (zcrypt_cex4.c)
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """The writes that move queues, split by what must be done to devices in between."""
+
+    early: tuple[BusStep, ...]  # before a device gains what has left the host
+    late: tuple[BusStep, ...]  # after a device let go of what comes back
+    outside: QueueSet  # present queues that are not the host's afterwards
+    exact: bool = True  # no other choice takes fewer queues along
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the moves have to bring about."""
+
+    wanted: QueueSet  # to be outside of the host, present or not
+    keep: QueueSet  # never to be outside
+    released: QueueSet  # to come back where nobody else needs it
+    pinned: QueueSet  # of devices that will exist
+    mixed: tuple[Matrix, ...]  # of devices that lose and gain in one write, as they are until then
+
+
+def binding_in_use(snapshot: Snapshot) -> Binding | None:
+    """The model that the host follows now; None while every queue is the host's by default."""
+    if snapshot.masks != ALL_HOST:
+        return Binding.MASKS
+    if any(state.override for state in snapshot.queues):
+        return Binding.DRIVER_OVERRIDE
+    return None
+
+
+def choose_binding(snapshot: Snapshot, forced: Binding | None) -> Binding:
+    """The model for the next change. Overrides take no collateral, so they are preferred where they are."""
+    if forced is Binding.DRIVER_OVERRIDE and not snapshot.kernel.driver_override:
+        raise Refused(
+            Problem.BAD_HOST_FILE,
+            "[host] binding asks for driver_override, which this kernel does not have",
+            hint='write binding = "masks", or leave it out',
+        )
+    best = Binding.DRIVER_OVERRIDE if snapshot.kernel.driver_override else Binding.MASKS
+    return binding_in_use(snapshot) or forced or best
+
+
+def plan_moves(snapshot: Snapshot, binding: Binding, needs: Needs) -> Moves:
+    """The writes of one model."""
+    if binding is Binding.MASKS:
+        return _by_masks(snapshot, needs)
+    return _by_override(snapshot, needs)
+
+
+def reachable(matrix: Matrix, snapshot: Snapshot, binding: Binding) -> Matrix:
+    """What a device can be assigned now. With full masks the kernel takes only queues that are there, so
+    an adapter that lacks one waits for it; a guest would not get that adapter anyway."""
+    if binding is Binding.MASKS:
+        return matrix
+    lacking = {adapter for adapter, _ in (QueueSet.of_matrix(matrix) - snapshot.present).rows()}
+    return Matrix(matrix.adapters - lacking, matrix.domains, matrix.control_domains)
+
+
+def undo_binding(snapshot: Snapshot) -> tuple[BusStep, ...]:
+    """Give every queue back to the host by the model in use; every device must be gone."""
+    if binding_in_use(snapshot) is Binding.MASKS:
+        return tuple(_mask_steps(snapshot.masks, ALL_HOST, EMPTY))
+    return tuple(step for state in snapshot.queues if state.override for step in _back(state))
+
+
+def _by_masks(snapshot: Snapshot, needs: Needs) -> Moves:
+    chosen = plan_masks(
+        snapshot.masks,
+        present=snapshot.present,
+        wanted=needs.wanted,
+        keep=needs.keep,
+        released=needs.released,
+        pinned=needs.pinned,
+    )
+    early = _until_devices_let_go(snapshot.masks, chosen.target, needs.mixed)
+    matters = snapshot.present | needs.wanted
+    return Moves(
+        tuple(_mask_steps(snapshot.masks, early, matters)),
+        tuple(_mask_steps(early, chosen.target, matters)),
+        snapshot.present - QueueSet.owned_by_host(chosen.target),
+        chosen.exact,
+    )
+
+
+def _until_devices_let_go(current: HostMasks, target: HostMasks, mixed: Iterable[Matrix]) -> HostMasks:
+    """The target, but for bits to be set on which a device still lies: the kernel would refuse them."""
+    adapters = Mask.of(adapter for matrix in mixed for adapter in matrix.adapters)
+    domains = Mask.of(domain for matrix in mixed for domain in matrix.domains)
+    return HostMasks(target.apmask - (adapters - current.apmask), target.aqmask - (domains - current.aqmask))
+
+
+def _mask_steps(current: HostMasks, target: HostMasks, matters: QueueSet) -> Iterator[WriteMask]:
+    at = current
+    for towards in mask_writes(current, target, matters):
+        if towards.apmask != at.apmask:
+            yield WriteMask(Axis.APMASK, at.apmask, towards.apmask)
+        if towards.aqmask != at.aqmask:
+            yield WriteMask(Axis.AQMASK, at.aqmask, towards.aqmask)
+        at = towards
+
+
+def _by_override(snapshot: Snapshot, needs: Needs) -> Moves:
+    back = needs.released & snapshot.overridden - needs.wanted - needs.pinned
+    return Moves(
+        tuple(step for state in snapshot.queues if state.queue in needs.wanted for step in _out(state)),
+        tuple(step for state in snapshot.queues if state.queue in back for step in _back(state)),
+        (snapshot.overridden | snapshot.present & needs.wanted) - back,
+    )
+
+
+def _out(state: QueueState) -> Iterator[BusStep]:
+    yield from _move(state, VFIO_DRIVER, override=VFIO_DRIVER)
+
+
+def _back(state: QueueState) -> Iterator[BusStep]:
+    yield from _move(state, HOST_DRIVER if state.driver == VFIO_DRIVER else state.driver, override="")
+
+
+def _move(state: QueueState, driver: str | None, *, override: str) -> Iterator[BusStep]:
+    """Unbound, reserved, bound: in this order each step can be taken back, too, since a queue can only be
+    bound to the driver that it is reserved for."""
+    if state.driver not in (driver, None):
+        yield Unbind(state.queue, str(state.driver))
+    if state.override != override:
+        yield SetOverride(state.queue, state.override, override)
+    if driver is not None and state.driver != driver:
+        yield Bind(state.queue, driver)

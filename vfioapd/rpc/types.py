@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels over the sockets. ``--json`` prints these records as they are: names are stable.
+
+Queues are text as the kernel prints them (05.0011), adapters and domains are numbers, UUIDs are lower
+case, masks are the kernel's 0x and 64 digits.
+"""
+
+# No postponed annotations here: asyncvarlink reads the types of these fields at run time.
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a change is to be made; every field may be left out."""
+
+    reason: str | None  # for the history, in the admin's words
+    disrupt: bool | None  # take queues even if they are in use or kept
+    dry_run: bool | None  # plan only
+    confirm_within: int | None  # seconds; Apply and Restore alone
+
+
+@dataclass(frozen=True, slots=True)
+class GuestChange:
+    """What a change means for one guest."""
+
+    guest: str
+    gains: list[str]
+    keeps: list[str]
+    loses: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that was made, or that was only planned. No steps: there is nothing to do."""
+
+    name: str  # the command it came from, such as: define bastion
+    made: bool  # false: it was only planned
+    steps: list[str]  # one line each, in order
+    guests: list[GuestChange]
+    handed_over: list[str]  # queues that leave the host because they were asked for
+    collateral: list[str]  # queues that leave the host with them
+    returned: list[str]  # queues that come back to the host
+    victims: list[str]  # who loses queues that are in use or kept; made only with --disrupt
+    least: bool  # no choice of masks has less collateral
+    confirm_within: int | None  # seconds after which it is taken back unless confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRow:
+    """One host.toml that was in force."""
+
+    number: int
+    time: str | None  # ISO 8601, UTC
+    user: str | None  # name or uid of who asked
+    program: str | None  # and by which program
+    reason: str
+    steps: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """One matrix, ours or found on the host."""
+
+    name: str  # empty for a device that vfioapd did not define
+    uuid: str
+    adapters: list[int]
+    domains: list[int]
+    control_domains: list[int]
+    queues: list[str]
+    start: str  # auto or manual; empty for a device that vfioapd did not define
+    require: str  # all, any or none; empty likewise
+    state: str  # stopped, started, in-use, failed
+    guest: str | None  # the guest it is defined for
+    live: str | None  # the running guest that has it
+    config: list[str]  # guests whose definition has it
+    guest_matrix: list[str] | None  # queues the guest gets; None: not started, or too many to read
+    problem: str | None  # why it is not as desired
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """One queue of the host."""
+
+    queue: str
+    adapter: int
+    domain: int
+    type: str
+    mode: str
+    state: str  # online, offline, deconfigured, checkstopped, unassigned, assigned, in use, unknown
+    driver: str | None
+    owner: str  # host, free, a matrix's name, or mdev UUID
+    guest: str | None
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatus:
+    """The host at a glance."""
+
+    version: str
+    host_file: str
+    libvirt: bool
+    vfio_ap: bool
+    ap_config: bool
+    complete: bool
+    apmask: str
+    aqmask: str
+    keep: list[str]
+    queues_total: int
+    queues_host: int
+    queues_free: int
+    queues_guests: int
+    matrices: list[MatrixRow]
+    foreign: list[MatrixRow]
+    problems: list[str]

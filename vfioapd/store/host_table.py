@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strict reading of the tables of host.toml: every mistake is refused with its file, line and key."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, TypeVar
+
+from vfioapd.domain.numbers import parse_domain
+from vfioapd.domain.problems import Problem, Refused
+from vfioapd.store.toml_text import Statement, line_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from enum import StrEnum
+
+_Word = TypeVar("_Word", bound="StrEnum")
+_Value = TypeVar("_Value")
+_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)")
+_BARE = re.compile(r"[\w.+-]+")
+_BARE_NUMBER = re.compile(r"[0-9][0-9a-fA-F]*")
+_TYPES = {
+    bool: "a truth value",
+    int: "a number",
+    float: "a fraction",
+    str: "a text",
+    list: "a list",
+    dict: "a table",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file that a value came from, for messages."""
+
+    file: str
+    statements: tuple[Statement, ...]
+
+    def at(self, path: tuple[str, ...], number: int | None) -> str:
+        """``FILE:LINE`` of a key, in the form that editors and compilers share."""
+        return f"{self.file}:{line_of(self.statements, path, number)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of the file: its values, and where each stands."""
+
+    source: Source
+    path: tuple[str, ...]
+    number: int | None
+    values: dict[str, object]
+
+    def refusal(self, key: str, reason: str, hint: str | None = None) -> Refused:
+        """The refusal of one key of this table."""
+        place = self.source.at((*self.path, key), self.number)
+        return Refused(Problem.BAD_HOST_FILE, f"{place}: {key}: {reason}", hint=hint)
+
+    def only(self, known: Iterable[str]) -> None:
+        """Refuse a key that has no meaning here; a misspelt key must not be a silent default."""
+        names = list(known)
+        for key in self.values:
+            if key not in names:
+                near = get_close_matches(key, names, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
+                raise self.refusal(key, "unknown key", hint)
+
+    def needed(self, key: str, example: str) -> None:
+        """Refuse the table without this key."""
+        if key not in self.values:
+            what = "[[matrix]]" if self.number is not None else "the file"
+            raise self.refusal(key, f"missing in {what}", f"add a line such as: {key} = {example}")
+
+    def text(self, key: str, read: Callable[[str], _Value]) -> _Value:
+        """A text, read further by ``read``, whose refusal gets file, line and key."""
+        return self._read(key, self.values[key], read)
+
+    def texts(self, key: str, read: Callable[[str], _Value]) -> frozenset[_Value]:
+        """A list of texts."""
+        return frozenset(self._read(key, value, read) for value in self._list(key, "texts"))
+
+    def numbers(self, key: str, check: Callable[[int], _Value]) -> frozenset[_Value]:
+        """A list of whole numbers, each taken by ``check``."""
+        return frozenset(self._number(key, value, check) for value in self._list(key, "numbers"))
+
+    def word(self, key: str, default: _Word) -> _Word:
+        """One of a few words."""
+        value = self.values.get(key, str(default))
+        words = [str(word) for word in type(default)]
+        if value not in words:
+            shown = repr(value) if isinstance(value, str) else _name_type(value)
+            near = get_close_matches(value, words, n=1) if isinstance(value, str) else []
+            hint = f"did you mean {near[0]}?" if near else None
+            raise self.refusal(key, f"must be {_any_of(words)}, not {shown}", hint)
+        return type(default)(str(value))
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """true or false; the default when the key is not there."""
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise self.refusal(key, f"must be true or false, not {_name_type(value)}")
+        return value
+
+    def _list(self, key: str, of: str) -> list[object]:
+        value = self.values[key]
+        if not isinstance(value, list):
+            raise self.refusal(key, f"must be a list of {of}, not {_name_type(value)}", "put it in [ ]")
+        return value
+
+    def _read(self, key: str, value: object, read: Callable[[str], _Value]) -> _Value:
+        if not isinstance(value, str):
+            raise self.refusal(key, f"must be a text, not {_name_type(value)}", "put it in double quotes")
+        return self._explained(key, lambda: read(value))
+
+    def _number(self, key: str, value: object, check: Callable[[int], _Value]) -> _Value:
+        # bool is an int to Python, but nobody can have meant true as an adapter.
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.refusal(
+                key,
+                f"must hold whole numbers, not {_name_type(value)}",
+                "write 17 or 0x0011, without quotes",
+            )
+        return self._explained(key, lambda: check(value))
+
+    def _explained(self, key: str, read: Callable[[], _Value]) -> _Value:
+        try:
+            return read()
+        except Refused as refused:
+            raise self.refusal(key, str(refused), refused.hint) from refused
+
+
+def load(text: str, file: str) -> dict[str, object]:
+    """Parse TOML; a syntax error is refused with line, column and what is known of the cause.
+
+    tomllib, not tomlkit, decides what is TOML: it is strict, and tomlkit reports no line for a key
+    that stands twice in a table and column 0 for a bad number.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(text, file, str(error)) from error
+    except (ValueError, RecursionError) as error:  # the parser does not say where
+        deep = isinstance(error, RecursionError)
+        what = "lists nest too deeply" if deep else "a number has too many digits"
+        raise Refused(Problem.BAD_HOST_FILE, f"{file}:1: not readable: {what}") from error
+
+
+def _syntax_error(text: str, file: str, message: str) -> Refused:
+    lines = text.split("\n")
+    match = _POSITION.search(message)
+    if match and match[1]:
+        line, column = int(match[1]), int(match[2])
+    else:  # the parser met the end of the text; what is not closed began somewhere above
+        line, column = len(lines), len(lines[-1]) + 1
+    cause, hint = _explain(_token_at(lines[min(line, len(lines)) - 1], column - 1))
+    reason = cause or f"not valid TOML: {_POSITION.sub('', message)}"
+    return Refused(Problem.BAD_HOST_FILE, f"{file}:{line}: column {column}: {reason}", hint=hint)
+
+
+def _token_at(line: str, index: int) -> str:
+    """The bare word that the parser stopped in or behind."""
+    return next((one[0] for one in _BARE.finditer(line) if one.start() <= index <= one.end()), "")
+
+
+def _explain(token: str) -> tuple[str | None, str | None]:
+    """Say what is wrong with a word that TOML does not know, in this project's terms."""
+    if _BARE_NUMBER.fullmatch(token):
+        try:
+            parse_domain(token)
+        except Refused as refused:
+            return f"{token} is not a number that can be read one way only", refused.hint
+    elif token and not token.isdecimal():
+        return None, f'a text stands in double quotes: "{token}"'
+    return None, None
+
+
+def _name_type(value: object) -> str:
+    return _TYPES.get(type(value), "a date or time")
+
+
+def _any_of(words: list[str]) -> str:
+    quoted = [f'"{word}"' for word in words]
+    return " or ".join((", ".join(quoted[:-1]), quoted[-1]))
