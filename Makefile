@@ -4,19 +4,27 @@
 # What the product needs, what the lab needs, and how the tests are run.
 DEBIAN_PRODUCT = python3 python3-venv python3-libvirt python3-lxml python3-pyudev python3-systemd \
 	libvirt-daemon-system libvirt-clients mdevctl
-DEBIAN_LAB = udev fuse3 libfuse3-3 iproute2 util-linux qemu-system-misc qemu-user-static
+DEBIAN_LAB = udev util-linux qemu-system-misc qemu-user-static
 DEBIAN = $(DEBIAN_PRODUCT) $(DEBIAN_LAB)
 
 VENV = .venv
 BIN = $(VENV)/bin
 HOST ?= rdbkvm4
 
-.PHONY: help demo test lab bench debian clean
+# What `make deb` and `make rpm` need besides.
+DEBIAN_PACKAGING = build-essential debhelper dh-python fakeroot lintian rpm man-db mandoc
+VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' vfioapd/__init__.py)
+SITE = $(wildcard $(VENV)/lib/python3*/site-packages)
+BUILD = .cache/packages
+
+.PHONY: help demo test test-crash lab bench man deb rpm debian debian-packaging clean
 
 help:
 	@echo "make demo    the main job, from nothing to a queue in a guest, narrated (needs root)"
 	@echo "make test    every test, linter and rule (needs root for the lab tests)"
 	@echo "make lab     a shell inside the lab, on host HOST=$(HOST)"
+	@echo "make man     manual pages and completions, below .cache/man"
+	@echo "make deb     Debian packages, below .cache/packages; make rpm likewise"
 	@echo "make bench   the measurements of bench/RESULTS.md"
 
 demo: debian $(VENV)/ready
@@ -26,11 +34,38 @@ demo: debian $(VENV)/ready
 test: debian $(VENV)/ready
 	$(BIN)/pytest $(TESTS)
 
+# Every moment of a large reconfiguration, and 10,000 random ends and errors (about an hour).
+test-crash: debian $(VENV)/ready
+	VFIOAPD_CRASH_STRIDE=1 VFIOAPD_CRASH_SCHEDULES=10000 $(BIN)/pytest -s tests/crash --timeout 0
+
 lab: debian $(VENV)/ready
 	@$(BIN)/vfioap-lab run $(HOST) -- $${SHELL:-/bin/bash}
 
 bench: debian $(VENV)/ready
 	@$(BIN)/python -m bench
+
+man: $(VENV)/ready
+	$(BIN)/python docs/man/generate.py .cache/man
+
+# Built in a copy, since dpkg wants a folder debian/ at the top.
+deb: debian-packaging $(VENV)/ready
+	packaging/tree.sh $(BUILD)/deb/vfioapd-$(VERSION) $(SITE)
+	mv $(BUILD)/deb/vfioapd-$(VERSION)/packaging/deb $(BUILD)/deb/vfioapd-$(VERSION)/debian
+	cd $(BUILD)/deb/vfioapd-$(VERSION) && dpkg-buildpackage -b -us -uc
+	lintian --fail-on error,warning $(BUILD)/deb/*_$(VERSION)_*.deb
+	mv $(BUILD)/deb/*_$(VERSION)_*.deb $(BUILD)/
+
+# --nodeps: rpm knows nothing of what dpkg has installed.
+rpm: debian-packaging $(VENV)/ready
+	packaging/tree.sh $(BUILD)/rpm/vfioapd-$(VERSION) $(SITE)
+	mkdir -p $(BUILD)/rpm/SOURCES
+	tar -C $(BUILD)/rpm -czf $(BUILD)/rpm/SOURCES/vfioapd-$(VERSION).tar.gz vfioapd-$(VERSION)
+	rpmbuild --quiet -bb --nodeps --define '_topdir $(CURDIR)/$(BUILD)/rpm' \
+		--define 'vfioapd_version $(VERSION)' packaging/rpm/vfioapd.spec
+	mv $(BUILD)/rpm/RPMS/noarch/*.rpm $(BUILD)/
+
+debian-packaging:
+	@$(MAKE) --no-print-directory debian DEBIAN='$(DEBIAN_PACKAGING)'
 
 # Asks dpkg first, so that a machine which has everything needs neither root nor a network.
 debian:

@@ -76,6 +76,7 @@ def _runs(folder: Path, rounds: int) -> Iterator[Run]:
     yield Run("status_time", hosts.REDBOOK, rounds)
     yield Run("start_time", hosts.medium(folder), few)
     yield Run("start_time", hosts.FULL, max(2, few // 2))
+    yield Run("apply_time", hosts.FULL, max(2, few // 2))
     yield Run("idle", hosts.REDBOOK, 1)
 
 

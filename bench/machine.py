@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vfioapd import VERSION
 
-PACKAGES = ("libvirt-daemon", "mdevctl", "fuse3", "python3-libvirt")
+PACKAGES = ("libvirt-daemon", "mdevctl", "python3-libvirt")
 
 
 def facts() -> list[tuple[str, str]]:

@@ -98,9 +98,9 @@ def test_every_verb_works_and_says_what_was_done(rig: Rig, cli: Callable[..., Re
     assert rig.guests.rooms["bastion"].config == set()
 
 
-def test_all_verbs_are_tried_here() -> None:
-    tried = set("define status queues show xml attach detach stop start plan apply history diff restore".split())
-    assert set(main.VERBS) == tried | {"undefine", "confirm"}
+def test_every_verb_that_changes_something_is_tried_here() -> None:
+    tried = {"define", "undefine", "start", "stop", "attach", "detach", "apply", "restore", "confirm"}
+    assert set(main.VERBS) - set(main.READS) == tried
 
 
 def test_doing_it_twice_is_success_with_nothing_to_do(rig: Rig, cli: Callable[..., Result]) -> None:
@@ -136,13 +136,14 @@ def test_the_keys_of_json_are_those_that_are_documented(
 def test_lists_in_json_have_documented_keys_too(rig: Rig, cli: Callable[..., Result]) -> None:
     rig.define("vault", queues="00.000d,02.000d")
     rows = cli("queues", "--json").json
-    assert isinstance(rows, list)
-    assert {tuple(row) for row in rows} == {
-        tuple("queue adapter domain type mode state driver owner guest keep".split())
-    }
     history = cli("history", "--json").json
+    assert isinstance(rows, list)
     assert isinstance(history, list)
-    assert set(history[0]) == set("number time user program reason steps".split())
+    for found, keys in (
+        (rows, "queue adapter domain type mode state driver owner guest keep"),
+        (history, "number time user program reason steps"),
+    ):
+        assert {" ".join(row) for row in found} == {keys}
 
 
 def test_xml_in_json_is_a_text(rig: Rig, cli: Callable[..., Result]) -> None:
@@ -178,7 +179,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("line", "problem"), [case for case in REFUSED if case[1]], ids=lambda case: str(case))
+@pytest.mark.parametrize(
+    ("line", "problem"), [case for case in REFUSED if case[1]], ids=lambda case: str(case)
+)
 def test_a_refusal_is_one_sentence_with_its_hint_below_and_its_own_exit_status(
     rig: Rig, cli: Callable[..., Result], line: str, problem: str
 ) -> None:
@@ -203,7 +206,13 @@ def test_a_refusal_is_one_sentence_with_its_hint_below_and_its_own_exit_status(
 
 STATUS = {
     exits.FAILED: ("step-failed", "verify-failed", "internal-error", "write-hangs"),
-    exits.UNAVAILABLE: ("not-running", "ap-bus-missing", "vfio-ap-missing", "libvirt-unavailable", "lock-held"),
+    exits.UNAVAILABLE: (
+        "not-running",
+        "ap-bus-missing",
+        "vfio-ap-missing",
+        "libvirt-unavailable",
+        "lock-held",
+    ),
     exits.PERMISSION: ("no-permission", "read-only"),
 }
 
@@ -214,7 +223,9 @@ def test_every_problem_has_its_exit_status(problem: str) -> None:
     assert exits.exit_for(problem) == expected
 
 
-@pytest.mark.parametrize("line", ["", "explode", "status --what", "define", "xml picture vault", "restore one"])
+@pytest.mark.parametrize(
+    "line", ["", "explode", "status --what", "define", "xml picture vault", "restore one"]
+)
 def test_a_command_line_that_cannot_be_read_is_status_2(
     line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,11 +293,21 @@ def test_reads_go_to_the_read_only_socket_and_changes_to_the_other(monkeypatch: 
 
     def note(path: str, method: str, **parameters: object) -> dict[str, object]:
         called.append((path.rpartition("/")[2], method))
-        return {key: "" for key in ("status", "queues", "matrix", "xml", "change", "revisions", "diff")}
+        return dict.fromkeys(("status", "queues", "matrix", "xml", "change", "revisions", "diff"), "")
 
     monkeypatch.delenv("VFIOAPD_SOCKET", raising=False)
     monkeypatch.setattr(main, "call", note)
-    lines = ("status", "queues", "show a", "xml hostdev a", "history", "diff 1", "plan", "stop a", "attach a b")
+    lines = (
+        "status",
+        "queues",
+        "show a",
+        "xml hostdev a",
+        "history",
+        "diff 1",
+        "plan",
+        "stop a",
+        "attach a b",
+    )
     for line in lines:
         main.main(line.split())
     changes = {method for path, method in called if path == "vfioapd.sock"}
@@ -406,3 +427,15 @@ def test_a_terminal_without_unicode_gets_a_readable_answer(rig: Rig, server: Run
 def add_guest(rig: Rig, name: str) -> str:
     rig.guests.add(name)
     return name
+
+
+def test_an_impatient_admin_is_told_that_the_daemon_goes_on(
+    alone: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "call", interrupt)
+    done = alone("stop", "vault")
+    assert (done.status, done.out) == (exits.INTERRUPTED, "")
+    assert "the daemon finishes" in done.err

@@ -116,6 +116,7 @@ def test_every_option_on_the_command_page_exists() -> None:
         ("Queue", types.QueueRow),
         ("Change", types.Change),
         ("Revision", types.RevisionRow),
+        ("Why", types.WhyAnswer),
     ],
 )
 def test_every_field_of_a_json_record_is_documented_and_no_other(heading: str, record: type) -> None:
@@ -137,7 +138,7 @@ def test_the_readme_names_the_packages_that_are_installed() -> None:
     packages = {name for line in debian for name in line.replace("\\", " ").split()}
     lists = re.findall(r"^(?:lab|test) = \[(.+)\]", project, re.MULTILINE)
     packages |= {re.split("[>=]", name)[0] for line in lists for name in re.findall(r'"([^"]+)"', line)}
-    assert {"python3-libvirt", "mdevctl", "mfusepy", "mypy"} <= packages
+    assert {"python3-libvirt", "mdevctl", "qemu-system-misc", "mypy"} <= packages
     assert not {name for name in packages if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", readme)}
 
 

@@ -40,7 +40,6 @@ HOMES = {
     "systemd": {"daemon"},
     "pyudev": {"udev"},
     "asyncvarlink": {"rpc", "daemon"},
-    "mfusepy": {"emulator"},
 }
 
 PURE = ("domain", "plan")

@@ -27,8 +27,11 @@ _CARD = re.compile(r"card([0-9a-f]{2})")
 _MODES = {"C": Mode.CCA, "P": Mode.EP11, "A": Mode.ACCELERATOR}
 
 
-def read_snapshot(sysfs: Sysfs) -> Snapshot:
+def read_snapshot(sysfs: Sysfs, *, whole: bool = True) -> Snapshot:
     """The bus, its cards, queues, drivers and devices, as they were at one moment.
+
+    Not ``whole``: what steps are planned from, without what only tells what they mean (cards, and what
+    guests have of the devices). That halves the reads, for the check after a change.
 
     The kernel offers no such read. So what moves (masks, devices, bindings) is read before and after,
     and the whole is read again when it moved. Guests and definitions are left empty: not the bus.
@@ -36,7 +39,7 @@ def read_snapshot(sysfs: Sysfs) -> Snapshot:
     for _ in range(ATTEMPTS):
         before = _moving_parts(sysfs)
         try:
-            snapshot = _read_once(sysfs)
+            snapshot = _read_once(sysfs, whole=whole)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENODEV):  # something left while it was read
                 continue
@@ -88,17 +91,15 @@ def _share_queues(mdevs: tuple[Mdev, ...]) -> bool:
     )
 
 
-def _read_once(sysfs: Sysfs) -> Snapshot:
+def _read_once(sysfs: Sysfs, *, whole: bool) -> Snapshot:
     names = sysfs.names(DEVICES)
     kernel = _read_kernel(sysfs, names)
     masks = HostMasks(*(parse_mask(sysfs.read(f"{BUS}/{name}")) for name in ("apmask", "aqmask")))
     return Snapshot(
         masks=masks,
-        cards=tuple(
-            _read_card(sysfs, AdapterId(int(match[1], 16))) for match in map(_CARD.fullmatch, names) if match
-        ),
+        cards=_read_cards(sysfs, names) if whole else (),
         queues=_read_queues(sysfs, names, overrides=kernel.driver_override and masks == ALL_HOST),
-        mdevs=read_mdevs(sysfs, ap_config=kernel.ap_config) if kernel.vfio_ap else (),
+        mdevs=read_mdevs(sysfs, ap_config=kernel.ap_config, whole=whole) if kernel.vfio_ap else (),
         usage_domains=_read_domains(sysfs, "ap_usage_domain_mask"),
         control_domains=_read_domains(sysfs, "ap_control_domain_mask"),
         kernel=kernel,
@@ -108,7 +109,8 @@ def _read_once(sysfs: Sysfs) -> Snapshot:
 def _read_queues(sysfs: Sysfs, names: list[str], *, overrides: bool) -> tuple[QueueState, ...]:
     """Drivers are read by their folders: one listing each instead of one link a queue.
 
-    With both masks full a queue is under vfio_ap only by its override, so only those are asked for it.
+    With both masks full a queue is under vfio_ap by its override alone, so only those are asked that no
+    driver has.
     """
     drivers: dict[str, str] = {}
     for driver in _names(sysfs, DRIVERS):
@@ -116,9 +118,16 @@ def _read_queues(sysfs: Sysfs, names: list[str], *, overrides: bool) -> tuple[Qu
     found = []
     for name in filter(_QUEUE.fullmatch, names):
         queue, bound = parse_apqn(name), drivers.get(name)
-        asked = overrides and bound in (VFIO_DRIVER, None)
-        found.append(QueueState(queue, bound, read_override(sysfs, queue) if asked else ""))
+        override = VFIO_DRIVER if overrides and bound == VFIO_DRIVER else ""
+        if overrides and bound is None:
+            override = read_override(sysfs, queue)
+        found.append(QueueState(queue, bound, override))
     return tuple(found)
+
+
+def _read_cards(sysfs: Sysfs, names: list[str]) -> tuple[Card, ...]:
+    found = filter(None, map(_CARD.fullmatch, names))
+    return tuple(_read_card(sysfs, AdapterId(int(match[1], 16))) for match in found)
 
 
 def _read_card(sysfs: Sysfs, adapter: AdapterId) -> Card:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 from vfioapd.backend.bus import read_override
 from vfioapd.backend.mdev import format_ap_config, read_matrix
 from vfioapd.backend.paths import BUS, CREATE, DRIVERS, MDEVS, mdev_path, queue_path
-from vfioapd.domain.mask import parse_mask
+from vfioapd.domain.mask import format_change, parse_mask
 from vfioapd.domain.problems import Problem, VfioApError
 from vfioapd.plan.steps import (
     Assign,
@@ -61,8 +61,9 @@ class KernelSteps:
     def holds(self, step: KernelStep) -> bool:
         """Whether the kernel is as the step leaves it."""
         match step:
-            case WriteMask(axis, _, after):
-                return parse_mask(self._sysfs.read(f"{BUS}/{axis}")) == after
+            case WriteMask(axis, before, after):
+                ours = (before - after) | (after - before)
+                return parse_mask(self._sysfs.read(f"{BUS}/{axis}")) & ours == after & ours
             case CreateMdev(uuid):
                 return self._exists(uuid)
             case RemoveMdev(uuid):
@@ -92,8 +93,8 @@ class KernelSteps:
 def _write_of(step: KernelStep) -> tuple[str, str]:
     """The path and the text of the one write that the step is."""
     match step:
-        case WriteMask(axis, _, after):
-            return f"{BUS}/{axis}", f"{after}\n"
+        case WriteMask(axis, before, after):
+            return f"{BUS}/{axis}", f"{format_change(before, after)}\n"
         case CreateMdev(uuid):
             return CREATE, f"{uuid}\n"
         case RemoveMdev(uuid):

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 _MEMBER = re.compile(r"([0-9a-f]{2})?\.([0-9a-f]{4})?")
 
 
-def read_mdevs(sysfs: Sysfs, *, ap_config: bool) -> tuple[Mdev, ...]:
-    """Every vfio_ap device, sorted by UUID. One that vanishes while being read is left out."""
+def read_mdevs(sysfs: Sysfs, *, ap_config: bool, whole: bool = True) -> tuple[Mdev, ...]:
+    """Every vfio_ap device, sorted by UUID. One that vanishes while being read is left out.
+
+    Not ``whole``: without what a guest gets of it and whether one has it.
+    """
     found = []
     for name in sysfs.names(MDEVS):
         try:
-            found.append(_read_mdev(sysfs, UUID(name), ap_config=ap_config))
+            found.append(_read_mdev(sysfs, UUID(name), ap_config=ap_config, whole=whole))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise  # a device that is there but cannot be read must not pass for one that is not
@@ -61,8 +64,10 @@ def format_ap_config(matrix: Matrix) -> str:
     return ",".join(map(str, masks)) + "\n"
 
 
-def _read_mdev(sysfs: Sysfs, uuid: UUID, *, ap_config: bool) -> Mdev:
+def _read_mdev(sysfs: Sysfs, uuid: UUID, *, ap_config: bool, whole: bool) -> Mdev:
     matrix = read_matrix(sysfs, uuid, ap_config=ap_config)
+    if not whole:
+        return Mdev(uuid, matrix, None, in_use=False)
     guest_matrix = _read_guest_matrix(sysfs, uuid, matrix)
     in_use = any(_status(sysfs, queue) == "in use" for queue in _witnesses(sysfs, matrix, guest_matrix))
     return Mdev(uuid, matrix, guest_matrix, in_use)

@@ -7,7 +7,7 @@ import os
 import sys
 
 from vfioapd import VERSION
-from vfioapd.cli import exits, screens
+from vfioapd.cli import exits, screens, why_screen
 from vfioapd.cli.text import terminal_width
 from vfioapd.rpc.client import READ_ONLY_SOCKET, SOCKET, CallError, call
 
@@ -57,6 +57,10 @@ def _nothing(_command: argparse.ArgumentParser) -> None:
 
 def _name(command: argparse.ArgumentParser) -> None:
     command.add_argument("name", metavar="NAME")
+
+
+def _subject(command: argparse.ArgumentParser) -> None:
+    command.add_argument("subject", metavar="QUEUE|GUEST|NAME", help="05.0011, a guest or a matrix")
 
 
 def _xml(command: argparse.ArgumentParser) -> None:
@@ -132,6 +136,7 @@ VERBS = {
     "status": ("the host, its matrices and what is wrong", _nothing),
     "queues": ("every queue: card, state, driver, owner, guest", _nothing),
     "show": ("one matrix", _name),
+    "why": ("why a queue, a matrix or a guest is not as wanted, and what mends it", _subject),
     "xml": ("libvirt's XML of a matrix", _xml),
     "define": ("define a matrix and, unless --start manual, make it true", _definition),
     "undefine": ("forget matrices; their queues go back to the host", _names),
@@ -152,6 +157,7 @@ READS = {
     "status": "status",
     "queues": "queues",
     "show": "matrix",
+    "why": "why",
     "xml": "xml",
     "history": "revisions",
     "diff": "diff",
@@ -199,7 +205,9 @@ def _read_only_socket() -> str:
 def _print(options: argparse.Namespace, reply: object) -> int:
     encoding = sys.stdout.encoding or "utf-8"
     is_plain = encoding.lower() != "utf-8"  # an old terminal: JSON has escapes, screens question marks
-    text = json.dumps(reply, indent=2, ensure_ascii=is_plain) if options.json else _render(options.verb, reply)
+    text = (
+        json.dumps(reply, indent=2, ensure_ascii=is_plain) if options.json else _render(options.verb, reply)
+    )
     try:
         print(text.encode(encoding, "replace").decode(encoding) if is_plain else text, flush=True)
     except BrokenPipeError:  # head(1) has seen enough
@@ -212,7 +220,8 @@ def _render(verb: str, reply: object) -> str:
         return screens.history(reply) if verb == "history" else screens.queues(reply)
     if not isinstance(reply, dict):
         return str(reply).rstrip("\n")
-    return {"status": screens.status, "show": screens.matrix}.get(verb, screens.change)(reply)
+    pages = {"status": screens.status, "show": screens.matrix, "why": why_screen.why}
+    return pages.get(verb, screens.change)(reply)
 
 
 def _complain(error: CallError, *, as_json: bool) -> int:

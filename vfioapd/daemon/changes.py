@@ -122,7 +122,7 @@ class Changes:
         still = replace(target, unplugs=(), plugs=(), released=EMPTY)
         guest_steps: tuple[Step, ...] = (*target.unplugs, *target.plugs)
         left = [
-            *plan(self._host.bus(), still).steps,
+            *plan(self._host.bus(whole=False), still).steps,
             *(step for step in guest_steps if not self._host.holds(step)),
         ]
         if left:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from vfioapd.domain.definition import Desired
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from vfioapd.daemon.live_host import LiveHost
     from vfioapd.daemon.places import Places
     from vfioapd.store.history import History
+
+logger = logging.getLogger(__name__)
 
 
 class DesiredState:
@@ -30,8 +33,16 @@ class DesiredState:
         if text is None:
             return Desired()
         if text != self._parsed[0]:
-            self._parsed = (text, host_file.parse(text, str(self._places.host_file)))
+            self._parsed = (text, self._parse(text))
         return self._parsed[1]
+
+    def _parse(self, text: str) -> Desired:
+        """A revision that cannot be read (damaged, or a newer vfioapd's) leaves host.toml to go by."""
+        try:
+            return host_file.parse(text, f"revision {self._history.last()}")
+        except VfioApError as error:
+            logger.warning("%s; %s is in force instead", error, self._places.host_file)
+            return host_file.read(self._places.host_file).desired
 
     def applied_text(self) -> str | None:
         """The newest revision to the letter."""

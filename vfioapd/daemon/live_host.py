@@ -45,9 +45,9 @@ class LiveHost:
         foreign = tuple(one for uuid, one in folder.definitions.items() if desired.by_uuid(uuid) is None)
         return replace(self.bus(), guests=self._guests.read(), foreign_definitions=foreign)
 
-    def bus(self) -> Snapshot:
+    def bus(self, *, whole: bool = True) -> Snapshot:
         """The kernel's part alone."""
-        return read_snapshot(self._sysfs)
+        return read_snapshot(self._sysfs, whole=whole)
 
     def details(self, snapshot: Snapshot) -> dict[Apqn, QueueDetail]:
         """What only each queue's own files tell."""

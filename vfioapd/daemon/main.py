@@ -19,6 +19,7 @@ from systemd.journal import JournalHandler
 
 from vfioapd import VERSION
 from vfioapd.backend.guarded_sysfs import GuardedSysfs
+from vfioapd.daemon.libvirt_watch import LibvirtWatch
 from vfioapd.daemon.live_host import LiveHost
 from vfioapd.daemon.news import News
 from vfioapd.daemon.places import Places
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _serve(places: Places) -> None:
     journal = Journal(places.journal, places.boot_id.read_text().strip())
-    host = LiveHost(GuardedSysfs(), places, Guests())
+    guests = Guests()
+    guests.may_wake = False
+    host = LiveHost(GuardedSysfs(), places, guests)
     service = Service(host, places, journal, History(places.revisions))
     # One thread writes; a read waits neither for a change nor for a guest that does not let go.
     with ThreadPoolExecutor(1, "changes") as changes, ThreadPoolExecutor(1, "reads") as reads:
@@ -68,10 +71,14 @@ async def _serve(places: Places) -> None:
         stop = _stop_on_signals()
         loop = asyncio.get_running_loop()
         clock = _Clock(loop, changes, service)
-        News(loop, changes, service).listen()
+        service.hooks.worker = changes
+        news = News(loop, changes, service)
+        news.listen()
         await loop.run_in_executor(changes, restore, service)
-        clock.look()
         systemd.notify(f"READY=1\nSTATUS={service.summary()}")
+        guests.may_wake = True
+        LibvirtWatch(loop, reads, guests, news.hear).begin()
+        clock.look()
         logger.info("vfioapd %s ready: %s", VERSION, service.summary())
         watchdog = asyncio.create_task(_watchdog())
         await stop.wait()

@@ -32,6 +32,8 @@ class News:
         self._drift = Drift(service)
         self._suspect: str | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._looking = False
+        self._missed = False  # something came while it was being looked
 
     def listen(self) -> None:
         """Listen from now on. What cannot be watched is said and done without."""
@@ -48,24 +50,38 @@ class News:
                 logger.warning("%s is not watched: %s", folder, error)
         self._loop.add_reader(files.fileno(), self._heard, files)
 
+    def hear(self, what: str) -> None:
+        """News that came another way, such as from libvirt."""
+        logger.debug("news: %s", what)
+        self._look_in(GATHER)
+
     def _heard(self, source: UeventMonitor | FolderWatch) -> None:
-        for one in source.read():
+        heard = source.read()
+        for one in heard:
             logger.debug("news: %s", one)
+        if not heard:  # an event of another subsystem: libudev filters the kernel's only after reading them
+            return
         self._suspect = self._suspect or suspect_of(self._service)
         self._look_in(GATHER)
 
     def _look_in(self, seconds: float) -> None:
-        if self._timer is None:
+        """One look at a time: while one waits for a long change, more of them would only queue up."""
+        if self._looking:
+            self._missed = True
+        elif self._timer is None:
             self._timer = self._loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
         """In the thread that makes changes, so that our own half-made change is never taken for drift."""
-        self._timer = None
+        self._timer, self._looking = None, True
         suspect, self._suspect = self._suspect, None
         future = self._loop.run_in_executor(self._changes, self._drift.look, suspect)
-        future.add_done_callback(self._look_again)
+        future.add_done_callback(self._looked)
 
-    def _look_again(self, future: asyncio.Future[float | None]) -> None:
+    def _looked(self, future: asyncio.Future[float | None]) -> None:
+        missed, self._missed, self._looking = self._missed, False, False
         seconds = None if future.cancelled() else future.result()
-        if seconds is not None:
+        if missed:
+            self._look_in(GATHER)
+        elif seconds is not None:
             self._look_in(seconds)

@@ -46,6 +46,11 @@ class Places:
         return self.runtime / "stopped"
 
     @property
+    def started_for(self) -> Path:
+        """Matrices that were started for one guest's run, with that guest, one a line."""
+        return self.runtime / "started-for"
+
+    @property
     def started(self) -> Path:
         """There once the daemon has run since the host booted."""
         return self.runtime / "started"

@@ -32,7 +32,7 @@ def restore(service: Service) -> None:
         with ap_lock(service.places.lock):
             _settle(service)
             _take_up_host_file(service)
-        service.take_back()
+        _take_back(service)
         with ap_lock(service.places.lock):
             wanted = wishes.should_run(service.desired.state(service.host))
             if not _make(service, wanted, last_try=False):
@@ -41,6 +41,15 @@ def restore(service: Service) -> None:
     except (VfioApError, OSError) as error:
         logger.error("the host could not be restored: %s", error)
         service.failures[""] = str(error)
+
+
+def _take_back(service: Service) -> None:
+    """What cannot go back yet is told and tried again at the next start: at boot libvirt comes later."""
+    try:
+        service.take_back()
+    except (VfioApError, OSError) as error:
+        logger.error("the change that was not confirmed could not be taken back: %s", error)
+        service.failures[""] = f"a change that was not confirmed could not be taken back: {error}"
 
 
 def _settle(service: Service) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import pwd
@@ -15,8 +16,10 @@ from vfioapd.backend.lock import ap_lock
 from vfioapd.daemon.changes import Changes, Note, change_record
 from vfioapd.daemon.confirming import check_no_wait, read_wait, wait_text
 from vfioapd.daemon.desired import DesiredState
+from vfioapd.daemon.hooking import Hooks
 from vfioapd.daemon.requests import definition_of, parse_word
 from vfioapd.daemon.views import FREE, HOST, View
+from vfioapd.daemon.whys import explain
 from vfioapd.domain.problems import Problem, Refused
 from vfioapd.plan import wishes
 from vfioapd.plan.planner import Plan
@@ -29,7 +32,7 @@ from vfioapd.store.mdevctl import read_folder
 from vfioapd.virt.xml import hostdev_xml, nodedev_xml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vfioapd.daemon.live_host import LiveHost
     from vfioapd.daemon.places import Places
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from vfioapd.engine.journal import Journal
     from vfioapd.plan.wish import State, Wish
     from vfioapd.rpc.interface import DefineRequest
-    from vfioapd.rpc.types import Change, MatrixRow, QueueRow
+    from vfioapd.rpc.types import Change, MatrixRow, QueueRow, WhyAnswer
     from vfioapd.store.history import History, Revision
 
 logger = logging.getLogger(__name__)
@@ -53,6 +56,8 @@ class Service:
         self.history = history
         self.changes = Changes(host, places, journal, history)
         self.desired = DesiredState(places, history)
+        self.hooks = Hooks(self)
+        self.running = ""  # the command that is being carried out
         self.on_wait: Callable[[float], None] = lambda seconds: None  # the daemon sets its clock here
         self.drifted: dict[str, str] = {}  # matrix name: what others did to it
         self.failures: dict[str, str] = {}  # matrix name, "" for the whole host: why it is not as desired
@@ -106,6 +111,10 @@ class Service:
         definition = desired.get(name)
         return View(self.host.snapshot(desired), desired, self.drifted | self.failures).matrix(definition)
 
+    def why(self, subject: str) -> WhyAnswer:
+        """Why a queue, a matrix or a guest is not as wanted: the chain from the LPAR to the guest."""
+        return explain(self, subject)
+
     def xml(self, name: str, kind: str) -> str:
         """libvirt's XML of a matrix."""
         definition = self.desired.applied().get(name)
@@ -130,7 +139,10 @@ class Service:
 
     def start(self, names: Sequence[str], asked: Asked) -> Change:
         """Make the devices of matrices, all or none."""
-        return self._change(asked, _what("start", names), lambda state: wishes.start(state, names))
+        change = self._change(asked, _what("start", names), lambda state: wishes.start(state, names))
+        if not asked.dry_run:
+            self.hooks.forget(names)
+        return change
 
     def stop(self, names: Sequence[str], asked: Asked) -> Change:
         """Remove the devices of matrices, all or none."""
@@ -191,6 +203,14 @@ class Service:
         self._change(asked, "take back", lambda state: wishes.apply(state, new), text=text, again=True)
         return None
 
+    def hook_prepare(self, guest: str, uuids: Sequence[str]) -> list[str]:
+        """Make the matrices of a guest ready before it starts, or refuse. Calls no libvirt."""
+        return self.hooks.prepare(guest, uuids)
+
+    def hook_release(self, guest: str, uuids: Sequence[str]) -> list[str]:
+        """Settle what was started for a guest that has ended. Calls no libvirt."""
+        return self.hooks.release(guest, uuids)
+
     def revisions(self) -> list[RevisionRow]:
         """Every host.toml that was in force, the oldest first."""
         return [_revision_row(one) for one in self.history.revisions()]
@@ -216,7 +236,7 @@ class Service:
         adds: bool = False,
         again: bool = False,
     ) -> Change:
-        with ap_lock(self.places.lock):
+        with self._busy_with(what), ap_lock(self.places.lock):
             self._check_may_change(text, adds=adds, again=again)
             state = self.desired.state(self.host, disrupt=asked.disrupt)
             wish = wish_of(state)
@@ -232,6 +252,15 @@ class Service:
             self.on_wait(asked.confirm_within)
             return replace(made, confirm_within=asked.confirm_within)
         return made
+
+    @contextlib.contextmanager
+    def _busy_with(self, what: str) -> Iterator[None]:
+        """What a hook is told that cannot wait for it."""
+        self.running = what
+        try:
+            yield
+        finally:
+            self.running = ""
 
     def _check_may_change(self, text: str | None, *, adds: bool, again: bool) -> None:
         if not again:

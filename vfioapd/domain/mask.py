@@ -76,6 +76,15 @@ def parse_mask(text: str) -> Mask:
     return Mask(int(digits, 16) << 4 * (_DIGITS - len(digits)))
 
 
+def format_change(before: Mask, after: Mask) -> str:
+    """The kernel's relative spelling of a change: ``-5,+7`` clears bit 5 and sets bit 7.
+
+    Bits that do not change are not written, so that what another tool did to them meanwhile stays.
+    """
+    gone = [f"-{number}" for number in (before - after).numbers()]
+    return ",".join(gone + [f"+{number}" for number in (after - before).numbers()])
+
+
 @dataclass(frozen=True, slots=True)
 class HostMasks:
     """apmask and aqmask: the host's drivers own a queue while **both** of its bits are set."""

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from .control import ControlServer
+from .device_nodes import DeviceNodes
 from .fuse import Mount
 from .hostfile import HostFileError, load_host_file
 from .kernel import Kernel
@@ -22,6 +23,8 @@ def main() -> int:
     arguments = _parse_arguments()
     try:
         kernel = Kernel(load_host_file(arguments.hostfile))
+        if arguments.dev:
+            kernel.events.subscribe(DeviceNodes(arguments.dev))
         _send_uevents(kernel, arguments.uevents)
         mount = Mount(kernel, arguments.mountpoint)
         mount.start()
@@ -55,6 +58,7 @@ def _parse_arguments() -> argparse.Namespace:
         default="private",
         help="send kernel uevents: only in a private network namespace (default), always, or never",
     )
+    parser.add_argument("--dev", type=Path, metavar="FOLDER", help="where device nodes are made and removed")
     parser.add_argument("--no-uevents", dest="uevents", action="store_const", const="never")
     return parser.parse_args()
 

@@ -12,7 +12,7 @@ from .fs_mdev import MdevFiles
 from .numbers import format_mask, refuse
 from .tree import Attribute, Below, Directory, Entry, Folder, Folders, Tree
 from .uevent_files import synthetic
-from .zcrypt_nodes import MASKS, ZcryptNode
+from .zcrypt_nodes import MAJOR, MASKS, ZcryptNode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,8 +99,13 @@ def _node_folder(state: State, node: ZcryptNode) -> Directory:
         )
 
     table: dict[str, Entry[ZcryptNode]] = {which: mask(which) for which in MASKS}
-    table["uevent"] = Attribute(0o644, lambda node: f"DEVNAME={node.name}\n", lambda _node, _text: None)
+    table["dev"] = Attribute(0o444, lambda node: f"{MAJOR}:{node.minor}\n")
+    table["uevent"] = Attribute(0o644, _node_uevent, lambda _node, _text: None)
     return Folder(node, table)
+
+
+def _node_uevent(node: ZcryptNode) -> str:
+    return "".join(f"{key}={value}\n" for key, value in node.event_keys())
 
 
 # --- /sys/module

@@ -31,7 +31,7 @@ class State:
         self.scanner = Scanner(self.bus, host.boot.domain)
         self.guests = Guests(host.kernel, machine)
         self.modules = Modules(self.bus, self.scanner, events, self.guests)
-        self.zcrypt_nodes = ZcryptNodes(host.kernel)
+        self.zcrypt_nodes = ZcryptNodes(host.kernel, events)
         self.config_time = 30  # seconds between scans
         self.poll_thread = False
         self.poll_timeout = 250_000  # nanoseconds

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .generation import GENERATIONS
 from .hostfile import BootParameters, Card, Host
-from .machine import DEFAULT_FUNCTIONS, Adapter, Answer, Machine, Mode, Status
+from .machine import DEFAULT_FUNCTIONS, FUNCTION_FILTER, FUNCTION_FULL, Adapter, Answer, Machine, Mode, Status
 from .numbers import mask_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ _OURS = ("/devices/ap", "/devices/vfio_ap", "/bus/ap", "/bus/matrix", "/bus/mdev
 _IGNORED_KEYS = ("ACTION", "DEVPATH", "SEQNUM", "PID", "STATS_PATH")
 # Allowance: counters (request_count, load, scans), serialnr.
 _COUNTERS = ("request_count", "load", "scans", "serialnr")
+# What the recorded machine's cards answered: with the filter, without the mark of a full function set.
+RECORDED_FUNCTIONS = {
+    mode: functions & ~FUNCTION_FULL | FUNCTION_FILTER for mode, functions in DEFAULT_FUNCTIONS.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def _card(number: int, adapter: Mapping[str, Any]) -> Card:
     return Card(
         adapter=number,
         type=f"CEX{adapter['hwtype'] - 6}{mode.letter}",
-        functions=adapter.get("functions", DEFAULT_FUNCTIONS[mode]),
+        functions=adapter.get("functions", RECORDED_FUNCTIONS[mode]),
         standby=status == Status.DECONFIGURED,
         checkstop=status == Status.CHECKSTOPPED,
     )

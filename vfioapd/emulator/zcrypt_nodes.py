@@ -4,11 +4,14 @@
 import errno
 from dataclasses import dataclass
 
+from .events import Events, Keys
 from .generation import Generation
 from .numbers import c_string, parse_mask, refuse
 
 MAX_NODES = 256
 MAX_NAME = 31
+# The kernel takes the next free number; this is the one that it would give last.
+MAJOR = 384
 MASKS = ("ioctlmask", "apmask", "aqmask", "admask")
 
 
@@ -18,10 +21,14 @@ class ZcryptNode:
     minor: int
     masks: dict[str, int]
 
+    def event_keys(self) -> Keys:
+        return ("MAJOR", f"{MAJOR}"), ("MINOR", f"{self.minor}"), ("DEVNAME", self.name)
+
 
 class ZcryptNodes:
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, events: Events) -> None:
         self._generation = generation
+        self._events = events
         self.by_name: dict[str, ZcryptNode] = {}
 
     def create(self, text: str) -> None:
@@ -34,11 +41,17 @@ class ZcryptNodes:
         if minor is None:
             raise refuse(errno.ENOSPC)
         name = name or f"zcrypt_{minor}"
-        self.by_name[name] = ZcryptNode(name, minor, dict.fromkeys(MASKS, 0))
+        node = self.by_name[name] = ZcryptNode(name, minor, dict.fromkeys(MASKS, 0))
+        self._emit("add", node)
 
     def destroy(self, text: str) -> None:
-        if self.by_name.pop(_node_name(text), None) is None:
+        node = self.by_name.pop(_node_name(text), None)
+        if node is None:
             raise refuse(errno.ENOENT)
+        self._emit("remove", node)
+
+    def _emit(self, action: str, node: ZcryptNode) -> None:
+        self._events.emit(action, f"/devices/virtual/zcrypt/{node.name}", "zcrypt", node.event_keys())
 
     def write_mask(self, node: ZcryptNode, which: str, text: str) -> None:
         wraps = self._generation.mask_numbers_wrap

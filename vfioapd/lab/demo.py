@@ -118,12 +118,12 @@ def two_matrices(stage: Stage) -> None:
     """Scenario S1."""
     stage.chapter(
         "Two matrices (Examples 3-8 to 3-14)",
-        "Each is one command: masks, device and definition. The host loses only what it must,",
-        "and what leaves with the wanted queues is said.",
+        "Each is one command: masks, device and definition. The host loses only what it must, and what",
+        "leaves with the wanted queues is said. Adapters 5 and 7 are its only EP11 cards, so it asks first.",
     )
-    stage.run(
-        f"vfioapctl define thirteen --queues 05.000d,07.000d --uuid {DOMAIN_13}", "apmask -5,-7", "05.0011"
-    )
+    thirteen = f"vfioapctl define thirteen --queues 05.000d,07.000d --uuid {DOMAIN_13}"
+    stage.run(thirteen, "the host's own use of EP11", "--disrupt", status=3)
+    stage.run(f"{thirteen} --disrupt --reason 'bastion needs EP11'", "apmask -5,-7", "05.0011")
     stage.run(f"vfioapctl define seventeen --adapters 5,7 --domains 17 --uuid {DOMAIN_17}", "05.0011 07.0011")
     stage.run(f"cat /sys/bus/mdev/devices/{DOMAIN_13}/matrix", "05.000d\n07.000d")
     stage.run(f"cat /sys/bus/mdev/devices/{DOMAIN_17}/matrix", "05.0011\n07.0011")
@@ -154,9 +154,8 @@ def node_devices(stage: Stage) -> None:
         "The kernel gives a guest one vfio-ap device; the book does not say so. The refusal does,",
         "with the command that mends it, and nothing has changed.",
     )
-    stage.run(
-        f"vfioapctl define accel --adapters 0x01,0x03 --domains 0x0011 --uuid {NODEDEV}", "01.0011 03.0011"
-    )
+    accel = f"vfioapctl define accel --adapters 0x01,0x03 --domains 0x0011 --uuid {NODEDEV}"
+    stage.run(f"{accel} --disrupt", "01.0011 03.0011")
     stage.run("vfioapctl attach accel bastion", "vfioapctl detach thirteen bastion", status=3)
     stage.run("vfioapctl detach thirteen bastion", "(live)")
     stage.run("vfioapctl attach accel bastion", "(live)", "(config)")
@@ -241,7 +240,7 @@ SUMMARY = """\
    * The guest kept its device when it was restarted, when the daemon was killed with -9, and when the
      host rebooted: host.toml is the one truth, and the host was brought back to it.
    * What cannot be is refused in one sentence with the owners and the way out, and changes nothing.
-   The bus was emulated; libvirt, virsh, mdevctl, udevd, QEMU and lszcrypt were the real ones.
+   The bus was emulated; libvirt, virsh, mdevctl, udevd and QEMU were the real programs.
    Go on: 'make lab' gives you a shell on this host."""
 
 

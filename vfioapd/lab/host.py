@@ -167,7 +167,7 @@ class Host:
 
 
 def _emulator(layout: Layout, host_file: Path) -> list[str]:
-    files = [str(host_file), str(layout.kernel), "--control", str(layout.kernel_socket)]
+    files = [str(host_file), str(layout.kernel), "--control", str(layout.kernel_socket), "--dev", "/dev"]
     # It cannot see by itself that this network namespace is a private one, as all of the lab is in it.
     return [sys.executable, "-m", "vfioapd.emulator", *files, "--uevents", "always"]
 

@@ -62,6 +62,11 @@ class Layout:
         return self.bin / "qemu-system-s390x"
 
     @property
+    def booted(self) -> Path:
+        """There in a lab that has a system of its own, with its own programs."""
+        return self.root / "booted"
+
+    @property
     def boot_id(self) -> Path:
         return self.root / "boot_id"
 

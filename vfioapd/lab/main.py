@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words and words[0] in TOOLS:
             return verbs.run_peer(words[0], words[1:])  # all options are the tool's own
+        if words and words[0] == "replay":
+            return verbs.replay(words[1:])
         own, command = _split(words)
         options = _parser().parse_args(own, argparse.Namespace(command=command or [_shell()]))
         return int(options.verb(options))
@@ -69,12 +71,30 @@ def _add_outer_verbs(chosen: Verbs) -> None:
     verb.set_defaults(verb=verbs.run)
 
     verb = chosen.add_parser(
+        "boot",
+        usage="vfioap-lab boot [--shell] [--deb FILE] HOSTFILE [-- COMMAND...]",
+        help="boot this machine's Debian on the host, and run a command (default: a shell) after each boot",
+    )
+    verb.add_argument("hostfile", metavar="HOSTFILE", help="a host file, or the name of a shipped one")
+    verb.add_argument("--shell", action="store_true", help="a shell, as without COMMAND")
+    verb.add_argument(
+        "--deb",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="install this package first, instead of the daemon of this checkout",
+    )
+    verb.set_defaults(verb=verbs.boot_up)
+
+    verb = chosen.add_parser(
         "enter",
         usage="vfioap-lab enter [--lab PID] [-- COMMAND...]",
         help="run a command (default: a shell) in a running lab",
     )
     verb.add_argument("--lab", metavar="PID", type=int, help="of `vfioap-lab run`, if several labs run")
     verb.set_defaults(verb=verbs.enter)
+
+    chosen.add_parser("replay", add_help=False, help="hold the emulated kernel against recorded sessions")
 
     verb = chosen.add_parser("peers", help=f"fetch {', '.join(TOOLS)} and print where they are")
     verb.set_defaults(verb=verbs.fetch_peers)

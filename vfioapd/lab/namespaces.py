@@ -56,7 +56,7 @@ def find_lab(pid: int | None) -> int:
     """PID of a lab's first process: of the lab that `pid` started, or of the only one running."""
     labs = list(_running_labs())
     if pid is not None:
-        labs = [lab for lab in labs if pid in (lab, _parent(lab))]
+        labs = [lab for lab in labs if pid in _lineage(lab)]
         if not labs:
             raise LabError(f"process {pid} has not started a lab", Exit.NO_LAB)
     if len(labs) != 1:
@@ -82,6 +82,13 @@ def _is_first_of_namespace(process: Path) -> bool:
 
 def _parent(pid: int) -> int:
     return int(_status_field(Path("/proc", str(pid)), "PPid:")[0])
+
+
+def _lineage(pid: int) -> Iterator[int]:
+    """A process and all that it descends from: a booted lab has systemd-nspawn in between."""
+    while pid:
+        yield pid
+        pid = _parent(pid)
 
 
 def _status_field(process: Path, name: str) -> list[str]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IBM's own tools (lszcrypt and its family) for the lab: Debian's s390x builds under qemu-user.
+"""Programs of Debian 13 for the lab, each set in a root folder of its own.
+
+`IBM_TOOLS` (lszcrypt and its family) are s390x builds and run under qemu-user. `NEWER_STACK` (mdevctl 1.4,
+libvirt 11.3) is this machine's architecture and meant for chroot.
 
 Fetched once by the machine's apt-get with a private configuration: own sources, lists and cache, so the
 machine's packages and lists stay as they are. The mirror is the one the machine itself uses, signatures
@@ -16,6 +19,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,25 +33,51 @@ CODENAME = "trixie"
 # Two names of one release. Mirrors synchronise them one after the other, so that for some hours the
 # lists of an architecture may not match the signature under one name and still match under the other.
 SUITES = (CODENAME, "stable")
-ARCHITECTURE = "s390x"
 TOOLS = ("lszcrypt", "chzcrypt", "lszdev", "chzdev", "zcryptctl")
-PACKAGES = (
-    "s390-tools",
-    "libc6",
-    "libcap2",
-    "libfuse3-4",
-    "libgcc-s1",
-    "libglib2.0-0t64",
-    "libjson-c5",
-    "libncurses6",
-    "libtinfo6",
-    "libudev1",
-    "zlib1g",
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One root folder: what is unpacked into it, and the programs it is for."""
+
+    architecture: str
+    packages: tuple[str, ...]
+    programs: tuple[str, ...]
+    with_dependencies: bool = False  # else the packages are all that is fetched
+
+    @property
+    def folder(self) -> str:
+        return f"{CODENAME}-{self.architecture}"
+
+
+IBM_TOOLS = Peer(
+    "s390x",
+    (
+        "s390-tools",
+        "libc6",
+        "libcap2",
+        "libfuse3-4",
+        "libgcc-s1",
+        "libglib2.0-0t64",
+        "libjson-c5",
+        "libncurses6",
+        "libtinfo6",
+        "libudev1",
+        "zlib1g",
+    ),
+    TOOLS,
+)
+NEWER_STACK = Peer(
+    "amd64",
+    ("libvirt-clients", "libvirt-daemon", "libvirt-daemon-driver-nodedev", "mdevctl"),
+    ("libvirtd", "mdevctl", "virsh"),
+    with_dependencies=True,
 )
 EMULATOR = "qemu-s390x-static"
 PROGRAMS = {"apt-get": "apt", "dpkg": "dpkg", EMULATOR: "qemu-user-static"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-MERGED = ("bin", "lib", "sbin")  # Debian 13's packages hold usr/lib only, the loader's name is /lib/ld64.so.1
+# Debian 13's packages hold usr/ only, but the loaders are called /lib/ld64.so.1, /lib64/ld-linux-x86-64.so.2
+MERGED = ("bin", "lib", "lib64", "sbin")
 FETCH_SECONDS = 300
 
 APT_CONFIGURATION = """\
@@ -72,26 +102,25 @@ def cache_folder() -> Path:
     return Path(base, "vfioap-lab") if base else Path("/var/cache/vfioap-lab")
 
 
-def find() -> Path | None:
-    """Root folder of the tools, if they were fetched."""
-    root = cache_folder() / f"{CODENAME}-{ARCHITECTURE}"
+def find(peer: Peer = IBM_TOOLS) -> Path | None:
+    """Root folder of the programs, if they were fetched."""
+    root = cache_folder() / peer.folder
     return root if root.is_dir() else None
 
 
-def fetch() -> Path:
-    """Root folder of the tools; downloads about 15 MB the first time and blocks until done."""
-    _check_programs()
+def fetch(peer: Peer = IBM_TOOLS) -> Path:
+    """Root folder of the programs; downloads 15 MB (NEWER_STACK: 35) the first time and blocks until done."""
+    _check_machine(peer)
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache):
-        root = find()
+        root = find(peer)
         if root:
             return root
         with tempfile.TemporaryDirectory(dir=cache, prefix="new-") as scratch:
             folder = Path(scratch)
-            _download(folder)
-            _unpack(folder).rename(cache / f"{CODENAME}-{ARCHITECTURE}")
-    return cache / f"{CODENAME}-{ARCHITECTURE}"
+            _download(folder, peer)
+            return _unpack(folder, peer).rename(cache / peer.folder)
 
 
 def write_wrappers(folder: Path) -> None:
@@ -114,7 +143,11 @@ def command(tool: str) -> list[str]:
     return [emulator, "-L", str(root), str(root / "usr/sbin" / tool)]
 
 
-def _check_programs() -> None:
+def _check_machine(peer: Peer) -> None:
+    if peer is NEWER_STACK and platform.machine() != "x86_64":
+        raise LabError(
+            f"Debian's {peer.architecture} programs do not run on {platform.machine()}", Exit.MISSING
+        )
     missing = sorted({package for name, package in PROGRAMS.items() if find_program(name) is None})
     if not KEYRING.exists():
         missing.append("debian-archive-keyring")
@@ -135,8 +168,9 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _download(folder: Path) -> None:
-    (folder / "apt.conf").write_text(APT_CONFIGURATION.format(architecture=ARCHITECTURE, folder=folder))
+def _download(folder: Path, peer: Peer) -> None:
+    configuration = APT_CONFIGURATION.format(architecture=peer.architecture, folder=folder)
+    (folder / "apt.conf").write_text(configuration)
     (folder / "status").touch()
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True)
@@ -148,7 +182,10 @@ def _download(folder: Path) -> None:
         except LabError:
             if suite == SUITES[-1]:
                 raise
-    _apt_get(folder, "download", *PACKAGES)
+    if peer.with_dependencies:  # to apt this is a machine without any package
+        _apt_get(folder, "install", "--download-only", "--no-install-recommends", "-y", *peer.packages)
+    else:
+        _apt_get(folder, "download", *peer.packages)
 
 
 def _update(folder: Path, mirror: str, suite: str) -> None:
@@ -178,18 +215,31 @@ def _mirror() -> str:
     )
 
 
-def _unpack(folder: Path) -> Path:
+def _unpack(folder: Path, peer: Peer) -> Path:
     root = folder / "root"
     for name in MERGED:
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
-    for package in sorted(folder.glob("*.deb")):
+    for package in sorted([*folder.glob("*.deb"), *folder.glob("cache/archives/*.deb")]):
         _run(["dpkg", "-x", str(package), str(root)], folder)
-    missing = [tool for tool in TOOLS if not (root / "usr/sbin" / tool).is_file()]
+    _link_run(root)
+    missing = [tool for tool in peer.programs if not _program(root, tool).is_file()]
     if missing:
-        raise LabError(f"Debian's {PACKAGES[0]} of {CODENAME} lacks {', '.join(missing)}", Exit.MISSING)
+        raise LabError(f"Debian's {peer.packages[0]} of {CODENAME} lacks {', '.join(missing)}", Exit.MISSING)
     root.chmod(0o755)
     return root
+
+
+def _link_run(root: Path) -> None:
+    """As the set-up script of base-files, which only an installation runs, would do it."""
+    run = root / "var/run"
+    if run.is_dir():
+        run.rmdir()
+        run.symlink_to("/run")
+
+
+def _program(root: Path, name: str) -> Path:
+    return next((path for path in (root / "usr/sbin" / name, root / "usr/bin" / name) if path.exists()), root)
 
 
 def _run(arguments: list[str], folder: Path) -> str:

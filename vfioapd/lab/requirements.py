@@ -21,6 +21,7 @@ LIBVIRT_PROGRAMS = {
     "mdevctl": "mdevctl",
     "qemu-system-s390x": "qemu-system-misc",
 }
+CONTAINER_PROGRAMS = {"systemd-nspawn": "systemd-container"}
 
 
 def check_root() -> None:
@@ -28,8 +29,9 @@ def check_root() -> None:
         raise LabError("a lab needs root, as it makes namespaces and mounts; run it with sudo", Exit.NOT_ROOT)
 
 
-def check_programs(*, with_libvirt: bool) -> None:
+def check_programs(*, with_libvirt: bool, boots: bool = False) -> None:
     wanted = KERNEL_PROGRAMS | (LIBVIRT_PROGRAMS if with_libvirt else {})
+    wanted |= CONTAINER_PROGRAMS if boots else {}
     missing = {program: package for program, package in wanted.items() if find_program(program) is None}
     if missing:
         packages = " ".join(sorted(set(missing.values())))

@@ -6,17 +6,17 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vfioapd.lab import boot, init, namespaces, peers, requirements, wire
 from vfioapd.lab import guest as guests
-from vfioapd.lab import init, namespaces, peers, requirements, wire
 from vfioapd.lab.errors import Exit, LabError
 from vfioapd.lab.host import lab_environment
 from vfioapd.lab.layout import Layout, current_lab
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
 REBOOT_SECONDS = 180.0
 
@@ -35,8 +35,16 @@ def enter(options: argparse.Namespace) -> int:
     requirements.check_root()
     lab = namespaces.find_lab(options.lab)
     return namespaces.run_inside(
-        lab, lambda: namespaces.exec_command(options.command, lab_environment(Layout()))
+        lab, lambda: namespaces.exec_command(options.command, _environment(Layout()))
     )
+
+
+def boot_up(options: argparse.Namespace) -> int:
+    requirements.check_root()
+    requirements.check_programs(with_libvirt=True, boots=True)
+    host_file = requirements.find_host_file(options.hostfile)
+    _check_host_file(host_file)
+    return boot.run(host_file, options.command, [Path(deb).resolve() for deb in options.deb])
 
 
 def fetch_peers(_options: argparse.Namespace) -> int:
@@ -83,6 +91,10 @@ def guest(options: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def _environment(layout: Layout) -> dict[str, str]:
+    return boot.environment(layout) if layout.booted.exists() else lab_environment(layout)
+
+
 def _check_host_file(path: Path) -> None:
     # Imported here: inside a lab nobody reads host files, and a lab without an emulator has other troubles.
     from vfioapd.emulator.hostfile import HostFileError, load_host_file
@@ -116,3 +128,10 @@ def _checked(answer: wire.Message) -> wire.Message:
     if "error" in answer:
         raise LabError(str(answer.get("message", answer["error"])))
     return answer
+
+
+def replay(arguments: list[str]) -> int:
+    """Sessions recorded on real kernels, played on the emulated one."""
+    from vfioapd.emulator import replay as sessions  # only here: the other verbs need no kernel model
+
+    return sessions.main(arguments)

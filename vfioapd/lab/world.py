@@ -62,7 +62,7 @@ def build(layout: Layout) -> None:
     syscalls.mount("proc", "/proc", "proc")
     syscalls.mount("sysfs", "/sys", "sysfs")  # a new one shows the interfaces of our own network only
     syscalls.mount("tmpfs", "/run", "tmpfs", data="mode=755")
-    _make_folders(layout)
+    make_folders(layout)
     for folder, hidden in OVERLAYS.items():
         _overlay(layout, folder, hidden)
     _restore_kept(kept)
@@ -100,7 +100,7 @@ def empty_run(layout: Layout) -> None:
     _make_run_folders()
 
 
-def _make_folders(layout: Layout) -> None:
+def make_folders(layout: Layout) -> None:
     for folder in (layout.root, layout.kernel, layout.layers, layout.logs, layout.guests, layout.bin):
         folder.mkdir(parents=True)
     _make_run_folders()

@@ -58,16 +58,20 @@ def binding_in_use(snapshot: Snapshot) -> Binding | None:
     return None
 
 
-def choose_binding(snapshot: Snapshot, forced: Binding | None) -> Binding:
-    """The model for the next change. Overrides take no collateral, so they are preferred where they are."""
+def choose_binding(snapshot: Snapshot, forced: Binding | None, wanted: QueueSet) -> Binding:
+    """The model for the next change: the one in use, the one that host.toml asks for, or else masks
+    where they take nothing along, since fewer writes do it and every tool knows them."""
     if forced is Binding.DRIVER_OVERRIDE and not snapshot.kernel.driver_override:
         raise Refused(
             Problem.BAD_HOST_FILE,
             "[host] binding asks for driver_override, which this kernel does not have",
             hint='write binding = "masks", or leave it out',
         )
-    best = Binding.DRIVER_OVERRIDE if snapshot.kernel.driver_override else Binding.MASKS
-    return binding_in_use(snapshot) or forced or best
+    chosen = binding_in_use(snapshot) or forced
+    if chosen is not None or not snapshot.kernel.driver_override:
+        return chosen or Binding.MASKS
+    by_masks = plan_masks(snapshot.masks, present=snapshot.present, wanted=wanted, keep=())
+    return Binding.DRIVER_OVERRIDE if by_masks.collateral else Binding.MASKS
 
 
 def plan_moves(snapshot: Snapshot, binding: Binding, needs: Needs) -> Moves:

@@ -94,7 +94,8 @@ def plan(snapshot: Snapshot, target: Target) -> Plan:
     now = binding_in_use(snapshot)
     if target.convert and target.binding is not None and now not in (None, target.binding):
         return _convert(snapshot, target, target.binding)
-    binding = choose_binding(snapshot, target.binding)
+    held = QueueSet.of_matrices(one.matrix for one in target.held)
+    binding = choose_binding(snapshot, target.binding, held)
     devices = _Devices.of(snapshot, target, binding)
     order = order_devices(devices.active, devices.wanted, whole=snapshot.kernel.ap_config)
     moves = plan_moves(snapshot, binding, _needs(target, devices, order.mixed))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
+from vfioapd.domain.mask import format_change
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -197,7 +199,7 @@ def describe(step: Step) -> str:
     """One line for people: what the step does to which object."""
     match step:
         case WriteMask(axis, before, after):
-            return f"{axis} {_mask_change(before, after)}"
+            return f"{axis} {format_change(before, after)}"
         case CreateMdev(uuid):
             return f"create mdev {uuid}"
         case RemoveMdev(uuid):
@@ -222,13 +224,6 @@ def describe(step: Step) -> str:
             return f"{'remove' if after is None else 'write'} {path}"
         case _:
             assert_never(step)
-
-
-def _mask_change(before: Mask, after: Mask) -> str:
-    """The change in the kernel's own relative spelling: -5,-7 leaves the host, +5 returns."""
-    terms = [f"-{number}" for number in (before - after).numbers()]
-    terms += [f"+{number}" for number in (after - before).numbers()]
-    return ",".join(terms)
 
 
 def _matrix(matrix: Matrix) -> str:

@@ -213,6 +213,8 @@ def _links_to_cut(state: State, new: Desired) -> Iterator[Unplug]:
     """Guests let go of matrices that are gone or are to be another guest's."""
     for old in state.desired.definitions:
         after = new.by_uuid(old.uuid)
+        if state.snapshot.guests is None and old.guest and (after is None or after.guest != old.guest):
+            guest_of(old.guest, state.snapshot)  # refuses: nobody could make that guest let go
         for guest in state.snapshot.guests or ():
             if after is None or (old.guest == guest.name and after.guest != guest.name):
                 yield from _present(guest, old, tuple(Where))

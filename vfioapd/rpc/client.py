@@ -74,7 +74,9 @@ def _parse(answer: bytes) -> dict[str, object]:
     try:
         return dict(json.loads(answer))
     except (ValueError, TypeError) as error:
-        raise CallError("internal-error", f"vfioapd answered {answer[:80]!r}, which is not varlink") from error
+        raise CallError(
+            "internal-error", f"vfioapd answered {answer[:80]!r}, which is not varlink"
+        ) from error
 
 
 def _record(value: object) -> dict[str, object]:

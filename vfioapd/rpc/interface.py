@@ -17,7 +17,7 @@ from typing import Protocol, Self, TypeVar
 from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 
 from vfioapd.domain.problems import Problem, Refused, VfioApError
-from vfioapd.rpc.types import Change, HostStatus, MatrixRow, Options, QueueRow, RevisionRow
+from vfioapd.rpc.types import Change, HostStatus, MatrixRow, Options, QueueRow, RevisionRow, WhyAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Service(Protocol):
     def queues(self) -> list[QueueRow]: ...
     def show(self, name: str) -> MatrixRow: ...
     def xml(self, name: str, kind: str) -> str: ...
+    def why(self, subject: str) -> WhyAnswer: ...
     def revisions(self) -> list[RevisionRow]: ...
     def diff(self, number: int) -> str: ...
     def plan(self, text: str | None, asked: Asked) -> Change: ...
@@ -88,6 +89,8 @@ class Service(Protocol):
     def apply(self, text: str | None, asked: Asked) -> Change: ...
     def restore_revision(self, number: int, asked: Asked) -> Change: ...
     def confirm(self, asked: Asked) -> Change: ...
+    def hook_prepare(self, guest: str, uuids: Sequence[str]) -> list[str]: ...
+    def hook_release(self, guest: str, uuids: Sequence[str]) -> list[str]: ...
 
 
 class ProblemReply(TypedVarlinkErrorReply, name=f"{INTERFACE}.Problem"):
@@ -138,6 +141,12 @@ class HostInterface(VarlinkInterface, name=INTERFACE):
     async def Xml(self, *, name: str, kind: str) -> str:
         """libvirt's XML of a matrix; kind is nodedev or hostdev."""
         return await self._call(self._reads, lambda: self._service.xml(name, kind))
+
+    @varlinkmethod(return_parameter="why")
+    async def Why(self, *, subject: str) -> WhyAnswer:
+        """The chain from the LPAR to the guest for a queue (05.0011), a matrix or a guest: each link, the
+        first broken one, its cause and what mends it."""
+        return await self._call(self._reads, lambda: self._service.why(subject))
 
     @varlinkmethod(return_parameter="revisions")
     async def History(self) -> list[RevisionRow]:
@@ -261,6 +270,20 @@ class HostInterface(VarlinkInterface, name=INTERFACE):
         """Keep the change that waits to be confirmed."""
         return await self._change(lambda: self._service.confirm(Asked(self._peer)))
 
+    @varlinkmethod(return_parameter="started")
+    async def HookPrepare(self, *, guest: str, uuids: list[str]) -> list[str]:
+        """For libvirt's hook: make the matrices among these devices ready for the guest, or refuse its
+        start. Returns the names of those that had to be started. Calls no libvirt."""
+        self._check_writable()
+        return await self._call(None, lambda: self._service.hook_prepare(guest, uuids))
+
+    @varlinkmethod(return_parameter="stopping")
+    async def HookRelease(self, *, guest: str, uuids: list[str]) -> list[str]:
+        """For libvirt's hook: the guest has ended. Returns at once with the matrices that are stopped
+        because they were started for it alone. Calls no libvirt."""
+        self._check_writable()
+        return await self._call(None, lambda: self._service.hook_release(guest, uuids))
+
     def _asked(self, options: Options | None) -> Asked:
         if options is None:
             return Asked(self._peer)
@@ -273,6 +296,10 @@ class HostInterface(VarlinkInterface, name=INTERFACE):
         )
 
     async def _change(self, act: Callable[[], T]) -> T:
+        self._check_writable()
+        return await self._call(self._changes, act)
+
+    def _check_writable(self) -> None:
         if not self._writable:
             raise _reply(
                 Refused(
@@ -281,9 +308,9 @@ class HostInterface(VarlinkInterface, name=INTERFACE):
                     hint="changes go through /run/vfioapd/vfioapd.sock: be root or in the group libvirt",
                 )
             )
-        return await self._call(self._changes, act)
 
-    async def _call(self, worker: Executor, act: Callable[[], T]) -> T:
+    async def _call(self, worker: Executor | None, act: Callable[[], T]) -> T:
+        """In that worker, or in a thread of its own: what serves hooks must wait for nothing of libvirt."""
         try:
             return await asyncio.get_running_loop().run_in_executor(worker, act)
         except VfioApError as error:

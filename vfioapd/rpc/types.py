@@ -113,3 +113,24 @@ class HostStatus:
     matrices: list[MatrixRow]
     foreign: list[MatrixRow]
     problems: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class WhyLink:
+    """One link of the chain from the LPAR to the guest."""
+
+    link: str  # definition, lpar, adapter, module, masks, driver, mdev, matrix, guest_matrix, hostdev, guest
+    health: str  # ok, broken, unknown
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class WhyAnswer:
+    """Why a queue, a matrix or a guest is not as wanted."""
+
+    subject: str  # queue 05.0011, matrix vault or guest bastion
+    links: list[WhyLink]
+    broken: str | None  # the first broken link; null: none is known to be broken
+    cause: str | None  # the sentence of that link
+    mend: str | None  # what mends it; null: nothing that could be written as a command
+    mend_with: str | None  # vfioapctl or shell: a command line; editor, HMC: an action in words

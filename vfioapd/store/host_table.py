@@ -22,6 +22,7 @@ _Value = TypeVar("_Value")
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)")
 _BARE = re.compile(r"[\w.+-]+")
 _BARE_NUMBER = re.compile(r"[0-9][0-9a-fA-F]*")
+MEND = "correct that line; vfioapctl plan tells whether the file can be read"
 _TYPES = {
     bool: "a truth value",
     int: "a number",
@@ -156,7 +157,7 @@ def _syntax_error(text: str, file: str, message: str) -> Refused:
         line, column = len(lines), len(lines[-1]) + 1
     cause, hint = _explain(_token_at(lines[min(line, len(lines)) - 1], column - 1))
     reason = cause or f"not valid TOML: {_POSITION.sub('', message)}"
-    return Refused(Problem.BAD_HOST_FILE, f"{file}:{line}: column {column}: {reason}", hint=hint)
+    return Refused(Problem.BAD_HOST_FILE, f"{file}:{line}: column {column}: {reason}", hint=hint or MEND)
 
 
 def _token_at(line: str, index: int) -> str:

@@ -60,6 +60,9 @@ class UeventMonitor:
         """All events that have come. Never blocks."""
         found = []
         while (device := self._monitor.poll(timeout=0)) is not None:
-            telling = {name: str(device.get(name)).strip() for name in _TELLING if device.get(name)}
+            # libudev looks a property that the event lacks up in its database, a file for each device:
+            # with thousands of queues moving only those events are asked that have something to tell.
+            asked = _TELLING if device.action == "change" else ()
+            telling = {name: str(device.get(name)).strip() for name in asked if device.get(name)}
             found.append(Uevent(device.action, device.sys_name, device.subsystem, telling))
         return found

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, assert_never
 from uuid import UUID
@@ -13,6 +14,8 @@ import libvirt
 from vfioapd.domain.problems import Problem, VfioApError
 from vfioapd.domain.snapshot import Guest
 from vfioapd.plan.steps import GuestStep, Plug, Unplug, Where, describe
+from vfioapd.virt.awake import libvirt_runs
+from vfioapd.virt.connection import Connection, GuestEvent
 from vfioapd.virt.xml import hostdev_xml, vfio_ap_uuids
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UNPLUG_PATIENCE = 15.0  # seconds for a guest to let go; libvirt itself gives up waiting after 5
-UNPLUG_PAUSE = 0.2  # seconds between two looks
 
 _FLAGS = {Where.LIVE: libvirt.VIR_DOMAIN_AFFECT_LIVE, Where.CONFIG: libvirt.VIR_DOMAIN_AFFECT_CONFIG}
 
@@ -30,21 +32,37 @@ class Guests:
     """The guests of one libvirt. Every method blocks; one thread at a time."""
 
     def __init__(self, uri: str = "qemu:///system") -> None:
-        self._uri = uri
-        self._connection: libvirt.virConnect | None = None
-        # Without a handler of ours libvirt prints each error on stderr besides raising it.
-        libvirt.registerErrorHandler(lambda _context, _error: None, None)
+        self._news = threading.Event()  # libvirt has said something since it was cleared
+        self._refused: set[str] = set()  # guests that would not let go since the last request
+        self.connection = Connection(uri)
+        self.connection.on_event.append(self._heard)
+        self.connection.on_lost.append(self._news.set)
+        self.may_wake = True  # False while libvirt's start waits for ours: see virt/awake.py
+
+    def connect(self) -> bool:
+        """Connect unless that is done; whether libvirt answers. It is started by this if it sleeps."""
+        try:
+            self.connection.call(lambda libvirtd: libvirtd.getLibVersion())
+        except libvirt.libvirtError as error:
+            logger.debug("libvirt does not answer: %s", error)
+            return False
+        return True
+
+    def listen(self, heard: Callable[[str], None], lost: Callable[[], None]) -> None:
+        """Be told each event in words, and that the connection was lost; in libvirt's own thread, which
+        must not be kept."""
+        self.connection.on_event.append(lambda event: heard(str(event)))
+        self.connection.on_lost.append(lost)
 
     def read(self) -> tuple[Guest, ...] | None:
         """All guests, sorted by name; None while libvirt does not answer."""
+        if not (self.may_wake or libvirt_runs()):
+            return None
         try:
-            domains = self._connect().listAllDomains(0)
-            found = [guest for guest in map(_read_guest, domains) if guest]
+            return self.connection.call(_read_guests)
         except libvirt.libvirtError as error:
             logger.debug("libvirt does not answer: %s", error)
-            self._connection = None
             return None
-        return tuple(sorted(found, key=lambda guest: guest.name))
 
     def execute(self, step: GuestStep) -> None:
         """Plug or unplug. An unplug returns when the guest has let go, or fails after 15 s."""
@@ -54,6 +72,7 @@ class Guests:
             case Plug():
                 self._call(step, lambda domain: domain.attachDeviceFlags(xml, flags))
             case Unplug():
+                self._refused.discard(step.guest)
                 self._call(step, lambda domain: domain.detachDeviceFlags(xml, flags))
                 self._wait_until_gone(step)
             case _:
@@ -65,16 +84,24 @@ class Guests:
         return has if isinstance(step, Plug) else not has
 
     def _wait_until_gone(self, step: Unplug) -> None:
-        """libvirt returns 0 after five seconds even when the guest still holds the device."""
+        """libvirt returns 0 after five seconds even when the guest still holds the device. What it says
+        later wakes us; whether the device is gone is read from the guest."""
         deadline = time.monotonic() + UNPLUG_PATIENCE
-        while not self.holds(step):
-            if time.monotonic() > deadline:
-                raise VfioApError(
-                    Problem.STEP_FAILED,
-                    f"guest {step.guest} has not let go of the device within {UNPLUG_PATIENCE:.0f} s",
-                    hint="the request stands and may still be met; see vfioapctl status",
-                )
-            time.sleep(UNPLUG_PAUSE)
+        while True:
+            self._news.clear()
+            if self.holds(step):
+                return
+            if step.guest in self._refused:
+                raise _kept(step, "refuses to let go of the device", "ask again when the guest is ready")
+            if time.monotonic() >= deadline:
+                late = f"has not let go of the device within {UNPLUG_PATIENCE:.0f} s"
+                raise _kept(step, late, "the request stands and may still be met; see vfioapctl status")
+            self._news.wait(deadline - time.monotonic())
+
+    def _heard(self, event: GuestEvent) -> None:
+        if event.what == "device-removal-failed":
+            self._refused.add(event.guest)
+        self._news.set()
 
     def _devices(self, step: GuestStep) -> frozenset[UUID]:
         found = self._call(step, _read_guest)
@@ -84,16 +111,20 @@ class Guests:
 
     def _call(self, step: GuestStep, act: Callable[[libvirt.virDomain], object]) -> object:
         try:
-            return act(self._connect().lookupByName(step.guest))
+            return self.connection.call(lambda libvirtd: act(libvirtd.lookupByName(step.guest)))
         except libvirt.libvirtError as error:
             raise VfioApError(
                 Problem.STEP_FAILED, f"libvirt refused to {describe(step)}: {error.get_error_message()}"
             ) from error
 
-    def _connect(self) -> libvirt.virConnect:
-        if self._connection is None or not self._connection.isAlive():
-            self._connection = libvirt.open(self._uri)
-        return self._connection
+
+def _kept(step: Unplug, why: str, hint: str) -> VfioApError:
+    return VfioApError(Problem.STEP_FAILED, f"guest {step.guest} {why}", hint=hint)
+
+
+def _read_guests(libvirtd: libvirt.virConnect) -> tuple[Guest, ...]:
+    found = [guest for guest in map(_read_guest, libvirtd.listAllDomains(0)) if guest]
+    return tuple(sorted(found, key=lambda guest: guest.name))
 
 
 def _read_guest(domain: libvirt.virDomain) -> Guest | None:

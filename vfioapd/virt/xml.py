@@ -10,9 +10,9 @@ import copy
 import sys
 import sysconfig
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
 from lxml import etree
 
@@ -128,11 +128,13 @@ def _serialise(element: etree._Element) -> str:
 
 def _inner(element: etree._Element) -> str:
     attributes = "".join(f" {name}='{_escape(value)}'" for name, value in element.attrib.items())
-    content = escape(element.text or "") + "".join(_inner(one) + (one.tail or "") for one in element)
+    content = escape(element.text or "", quote=False) + "".join(
+        _inner(one) + (one.tail or "") for one in element
+    )
     if not content:
         return f"<{element.tag}{attributes}/>"
     return f"<{element.tag}{attributes}>{content}</{element.tag}>"
 
 
 def _escape(value: str) -> str:
-    return escape(value, {"'": "&apos;", '"': "&quot;"})
+    return escape(value).replace("&#x27;", "&apos;")  # as libvirt spells it

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 NewRig = "Callable[..., Rig]"
 ERRNOS = [errno.EBUSY, errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EIO, errno.ENODEV]
+
+
+# Every scene on the kernel that most have; on the others those that move queues and fill devices.
+CASES = [(scene, "6.12") for scene in SCENES]
+CASES += [
+    (scene, kernel) for kernel in ("6.1", "7.3") for scene in SCENES if scene.name in ("define", "undefine")
+]
 
 
 def fails_once(at: int, error: Exception) -> Callable[[int, Step], None]:
@@ -77,14 +85,15 @@ def test_the_journal_is_on_disk_before_each_step(rig: Rig, scene: Scene) -> None
     assert lines(rig.places.journal)[-1] == {"end": "clean"}
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("scene", SCENES, ids=str)
+@pytest.mark.parametrize(("scene", "kernel"), CASES, ids=str)
 def test_a_step_that_fails_in_any_place_leaves_the_host_as_it_was(
     new_rig: Callable[..., Rig], scene: Scene, kernel: str
 ) -> None:
-    for at in range(number_of_steps(new_rig, scene, kernel)):
-        rig = scene.ready(new_rig(kernel))
-        before = rig.state()
+    steps = number_of_steps(new_rig, scene, kernel)
+    rig = scene.ready(new_rig(kernel))
+    before = rig.state()
+    for at in range(steps):
+        rig.up()
         rig.host.before = fails_once(at, OSError(errno.EIO, "the disk is on fire"))
         with pytest.raises(ApplyError, match="on fire; everything done before was undone") as error:
             scene.act(rig)
@@ -92,8 +101,8 @@ def test_a_step_that_fails_in_any_place_leaves_the_host_as_it_was(
         assert error.value.problem is Problem.STEP_FAILED
         assert rig.state() == before, f"step {at}"
         assert rig.journal.unfinished() is None
-        rig.host.before = lambda number, step: None
-        scene.act(rig)  # and nothing stands in the way of doing it again
+    rig.host.before = lambda number, step: None
+    scene.act(rig)  # and nothing stands in the way of doing it again
 
 
 @pytest.mark.parametrize("code", ERRNOS, ids=errno.errorcode.get)
@@ -135,15 +144,15 @@ class FailingWrites:
         self._write(path, value)
 
 
-@pytest.mark.parametrize("scene", SCENES, ids=str)
+@pytest.mark.parametrize("scene", [one for one in SCENES if one.name != "attach live"], ids=str)
 def test_a_rename_that_came_through_but_could_not_be_made_durable_is_undone(
     new_rig: Callable[..., Rig], scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync = atomic._sync_folder
-    at = 0
-    while True:
-        rig = scene.ready(new_rig())
-        before, left = rig.state(), [at]
+    rig = scene.ready(new_rig())
+    before = rig.state()
+    for at in count():
+        left = [at]
 
         def fail(folder: Path, left: list[int] = left) -> None:
             sync(folder)
@@ -159,8 +168,8 @@ def test_a_rename_that_came_through_but_could_not_be_made_durable_is_undone(
                 assert "no more sectors" in str(error)
                 assert rig.state() == before, at
             else:
-                break
-        at += 1
+                assert at > 0
+                return
 
 
 @pytest.mark.parametrize("scene", [one for one in SCENES if one.name != "attach live"], ids=str)
@@ -315,7 +324,7 @@ def test_a_disk_that_fills_up_at_any_byte_of_the_journal_leaves_the_old_state_or
     old = reference.state()
     scene.act(reference)
     new, length = reference.state(), reference.places.journal.stat().st_size
-    for size in range(length - 130, length + 1, 3):
+    for size in range(length - 130, length + 1, 7):
         rig = scene.ready(new_rig())
         try:
             with FullJournal(rig, size):

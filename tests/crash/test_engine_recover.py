@@ -46,14 +46,16 @@ def _is_no_traceback(record: logging.LogRecord) -> bool:
 
 
 class Cutter:
-    """Cuts the power at the n-th moment: around each step, and around and inside each journal write."""
+    """Cuts the power at the n-th moment: in the middle of and after each journal write, after each step.
+
+    What is before one of these is after another.
+    """
 
     def __init__(self, rig: Rig, at: int) -> None:
         self.moments: list[str] = []
         self._at = at
         self._write = rig.journal._write
         rig.journal._write = self._cut_write  # type: ignore[method-assign]
-        rig.host.before = lambda number, step: self._moment(f"before {describe(step)}")
         rig.host.after = lambda number, step: self._moment(f"after {describe(step)}")
         self._journal = rig.places.journal
 
@@ -63,7 +65,6 @@ class Cutter:
             raise PowerCut
 
     def _cut_write(self, record: dict[str, object], mode: str) -> None:
-        self._moment(f"before the record {next(iter(record))}")
         old = self._journal.read_bytes() if mode == "a" else b""
         self._write(record, mode)
         whole = self._journal.read_bytes()
@@ -114,6 +115,7 @@ def cut_everywhere(
         if rig is None:
             rig = scene.ready(new_rig(kernel))
             begin = comparable(rig)
+        rig.up()
         cutter = Cutter(rig, at)
         try:
             scene.act(rig)
@@ -167,7 +169,7 @@ def test_a_daemon_that_ends_anywhere_in_a_change_comes_up_with_the_old_state_or_
     assert reached == {"old", "new"}
 
 
-@pytest.mark.parametrize(("scene", "kernel"), CASES[:4], ids=str)
+@pytest.mark.parametrize(("scene", "kernel"), CASES[1:3], ids=str)
 def test_a_host_that_reboots_anywhere_in_a_change_comes_up_with_the_old_state_or_the_new(
     new_rig: Callable[..., Rig], scene: Scene, kernel: str
 ) -> None:
@@ -183,10 +185,10 @@ def test_a_host_that_reboots_anywhere_in_a_change_comes_up_with_the_old_state_or
     cut_everywhere(new_rig, scene, kernel, go_on, among="after")
 
 
-@pytest.mark.parametrize("scene", [one for one in SCENES if one.name in ("undefine", "detach")], ids=str)
 def test_a_daemon_that_ends_again_while_it_settles_still_comes_up_with_the_old_state_or_the_new(
-    new_rig: Callable[..., Rig], scene: Scene
+    new_rig: Callable[..., Rig],
 ) -> None:
+    scene = CUT[1]
     states = ends(scene, "6.12")
 
     def cut_again(rig: Rig, moment: str) -> object:

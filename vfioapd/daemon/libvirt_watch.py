@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the connection to libvirt: made when libvirt comes, made again when it comes back.
+
+Nothing here starts libvirt: a socket of systemd's would be woken by a connection, so libvirt is only
+called when its PID file names a living daemon. While it is away the folder of that file is watched and,
+should that miss it, tried again after growing pauses; while it is there, no timer runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from vfioapd.udev.inotify import FolderWatch
+from vfioapd.virt.awake import DAEMONS, libvirt_runs
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+logger = logging.getLogger(__name__)
+
+RUN = Path("/run")
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 60.0  # seconds
+
+
+class GuestRoom(Protocol):
+    """What is needed of vfioapd.virt.guests.Guests."""
+
+    def connect(self) -> bool: ...
+    def listen(self, heard: Callable[[str], None], lost: Callable[[], None]) -> None: ...
+
+
+class LibvirtWatch:
+    """Belongs to the event loop; ``news`` is called there with a word for each event, and once whenever
+    libvirt is there again, since what happened meanwhile was told to nobody."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        worker: Executor,
+        guests: GuestRoom,
+        news: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._worker = worker
+        self._guests = guests
+        self._news = news
+        self._pause = FIRST_PAUSE
+        self._timer: asyncio.TimerHandle | None = None
+        self._folder: FolderWatch | None = None
+        self._trying = False
+
+    def begin(self) -> None:
+        """Watch from now on."""
+        self._guests.listen(
+            lambda event: self._in_loop(lambda: self._news(event)), lambda: self._in_loop(self._lost)
+        )
+        self._try()
+
+    def _in_loop(self, act: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the daemon is ending, the loop is closed
+            self._loop.call_soon_threadsafe(act)
+
+    def _lost(self) -> None:
+        self._news("libvirt has gone")
+        self._pause = FIRST_PAUSE
+        self._try_later()
+
+    def _try(self) -> None:
+        self._cancel_timer()
+        if not self._trying:
+            self._trying = True
+            self._loop.run_in_executor(self._worker, self._connect).add_done_callback(self._tried)
+
+    def _connect(self) -> bool:
+        return libvirt_runs(RUN) and self._guests.connect()
+
+    def _tried(self, done: asyncio.Future[bool]) -> None:
+        self._trying = False
+        if done.cancelled():
+            return
+        if done.exception() is None and done.result():
+            self._stop_looking_out()
+            self._news("libvirt is there")
+        else:
+            self._look_out()
+            self._try_later()
+
+    def _try_later(self) -> None:
+        self._cancel_timer()
+        self._timer = self._loop.call_later(self._pause, self._try)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_out(self) -> None:
+        if self._folder is not None:
+            return
+        self._folder = FolderWatch()
+        try:
+            self._folder.add(RUN)
+        except OSError as error:
+            logger.warning("%s is not watched: %s", RUN, error)
+        self._loop.add_reader(self._folder.fileno(), self._seen)
+
+    def _seen(self) -> None:
+        names = {path.name for path in self._folder.read()} if self._folder else set()
+        if names & {f"{daemon}.pid" for daemon in DAEMONS}:
+            self._pause = FIRST_PAUSE  # its socket may come a moment after its PID file
+            self._try()
+
+    def _stop_looking_out(self) -> None:
+        self._pause = FIRST_PAUSE
+        if self._folder is not None:
+            self._loop.remove_reader(self._folder.fileno())
+            self._folder.close()
+            self._folder = None

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vfioapctl why``: the facts gathered, the chain walked, the answer as it travels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vfioapd.daemon.confirming import read_wait
+from vfioapd.domain.problems import VfioApError
+from vfioapd.plan.why import queues_concerned, why
+from vfioapd.plan.why_link import Facts, Mend, Tool
+from vfioapd.plan.why_mend import shell
+from vfioapd.rpc.types import WhyAnswer, WhyLink
+from vfioapd.store import host_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vfioapd.daemon.service import Service
+    from vfioapd.plan.why_link import Finding
+
+Obstacle = tuple[str, Mend | None]
+
+
+def explain(service: Service, subject: str) -> WhyAnswer:
+    """Why a queue, a matrix or a guest is not as wanted. Raises Refused when nothing is called so."""
+    state = service.desired.state(service.host)
+    facts = Facts(state, {}, service.drifted | service.failures, tuple(_obstacles(service)))
+    wanted = queues_concerned(facts, subject)
+    some = tuple(one for one in state.snapshot.queues if one.queue in wanted)
+    details = service.host.details(replace(state.snapshot, queues=some))
+    answer = why(replace(facts, details=details), subject)
+    first = answer.first_broken
+    return WhyAnswer(
+        subject=answer.subject,
+        links=[_link(one) for one in answer.findings],
+        broken=first.link.value if first else None,
+        cause=first.sentence if first else None,
+        mend=first.mend.text if first and first.mend else None,
+        mend_with=first.mend.tool.value if first and first.mend else None,
+    )
+
+
+def _link(finding: Finding) -> WhyLink:
+    return WhyLink(finding.link.value, finding.health.value, finding.sentence)
+
+
+def _obstacles(service: Service) -> Iterator[Obstacle]:
+    """What keeps every command that changes something from working; the nearest cause first."""
+    if service.desired.is_edited():
+        yield _edited(service)
+    if read_wait(service.places.unconfirmed) is not None:
+        yield "the last change waits to be confirmed", shell("vfioapctl confirm")
+
+
+def _edited(service: Service) -> Obstacle:
+    path = service.places.host_file
+    try:
+        host_file.read(path)
+    except (VfioApError, OSError) as error:
+        return str(error), Mend(Tool.EDITOR, f"correct {path}, then run: vfioapctl apply")
+    return f"{path} was edited and the edit is not in force", shell("vfioapctl apply")

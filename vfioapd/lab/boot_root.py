@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The disk of a booted lab: an overlay of this machine's own root, with what a first boot needs.
+
+Nothing of the machine's own services is enabled in it, and nothing that would reach past the container
+into the machine's kernel: modules, sysctls, AppArmor profiles, uevents of real devices.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfioapd.lab import syscalls
+from vfioapd.lab.errors import LabError
+from vfioapd.lab.host import LIBVIRTD_CONF, QEMU_CONF, SUBSYSTEMS
+from vfioapd.lab.layout import PACKAGE_PARENT
+from vfioapd.lab.world import FOLDERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HOST_FILE = Path("/etc/vfioap-lab/host.toml")
+INSTALL_SECONDS = 120
+
+# Of these nothing of the machine's is seen: its guests, its matrices, its own services.
+HIDDEN = (
+    "etc/libvirt",
+    "etc/mdevctl.d",
+    "etc/udev/rules.d",
+    "etc/vfioapd",
+    "etc/systemd/system",
+    *(f"etc/rc{level}.d" for level in "0123456S"),
+    "var/cache/libvirt",
+    "var/lib/libvirt",
+    "var/lib/vfioapd",
+    "var/log/journal",
+    "var/log/libvirt",
+)
+MASKED = (
+    "apparmor.service",
+    "console-getty.service",
+    "getty.target",
+    "kmod-static-nodes.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "systemd-binfmt.service",
+    "systemd-modules-load.service",
+    "systemd-networkd.service",
+    "systemd-random-seed.service",
+    "systemd-sysctl.service",
+    "systemd-timesyncd.service",
+)
+ENABLED = ("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirt-guests.service")
+OURS = ("vfioapd.service", "vfioapd.socket", "vfioapd-ro.socket", "vfioapd-ready.target")
+
+KERNEL_UNIT = """\
+[Unit]
+Description=Emulated AP bus (stands in for the kernel)
+DefaultDependencies=no
+Before=sysinit.target systemd-udevd.service systemd-udevd-kernel.socket systemd-udevd-control.socket
+[Service]
+Type=notify
+NotifyAccess=all
+Environment=PYTHONPATH={python_path} PYTHONDONTWRITEBYTECODE=1
+ExecStart={python} -m vfioapd.lab.boot_kernel {host_file}
+OOMScoreAdjust=-900
+[Install]
+WantedBy=sysinit.target
+"""
+# libudev refuses a /sys that is not sysfs, and udevd one that systemd takes for read-only.
+DROP_INS = {
+    "system.conf.d/lab.conf": "[Manager]\nDefaultEnvironment=SYSTEMD_DEVICE_VERIFY_SYSFS=0\n",
+    "system/systemd-udevd.service.d/lab.conf": "[Unit]\nConditionPathIsReadWrite=\n",
+    "system/systemd-udev-trigger.service.d/lab.conf": (
+        "[Unit]\nConditionPathIsReadWrite=\n[Service]\nExecStart=\n"
+        "ExecStart=udevadm trigger --action=add "
+        + " ".join(f"--subsystem-match={subsystem}" for subsystem in SUBSYSTEMS)
+        + "\n"
+    ),
+}
+CHECKOUT_DROP_IN = """\
+[Service]
+ExecStart=
+ExecStart={python} -m vfioapd.daemon.main
+Environment=PYTHONPATH={python_path} PYTHONDONTWRITEBYTECODE=1
+ProtectHome=read-only
+"""
+
+
+def build(top: Path, host_file: Path, packages: Sequence[Path]) -> Path:
+    """Mount and fill the root below `top`; returns it. The caller's mount namespace is a private one."""
+    root = _mount(top)
+    (root / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
+    (root / "etc/hostname").write_text("vfioap-lab\n")
+    for folder in FOLDERS:
+        (root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    (root / "etc/libvirt/libvirtd.conf").write_text(LIBVIRTD_CONF)
+    (root / "etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+    _write_units(root, host_file)
+    _systemctl(root, "mask", *MASKED)
+    _systemctl(root, "enable", "emulated-ap.service", *ENABLED)
+    _systemctl(root, "set-default", "multi-user.target")
+    if packages:
+        _install(root, packages)
+    else:
+        _use_checkout(root)
+    return root
+
+
+def _mount(top: Path) -> Path:
+    syscalls.mount("tmpfs", str(top), "tmpfs", data="mode=755")
+    upper, work, root = (top / name for name in ("disk", "work", "root"))
+    for folder in (work, root, *(upper / name for name in HIDDEN)):
+        folder.mkdir(parents=True)
+    for name in HIDDEN:
+        os.setxattr(upper / name, "trusted.overlay.opaque", b"y")
+    syscalls.mount("overlay", str(root), "overlay", data=f"lowerdir=/,upperdir={upper},workdir={work}")
+    return root
+
+
+def _write_units(root: Path, host_file: Path) -> None:
+    (root / "etc/vfioap-lab").mkdir(exist_ok=True)
+    shutil.copy(host_file, root / str(HOST_FILE).lstrip("/"))
+    unit = KERNEL_UNIT.format(python=sys.executable, python_path=PACKAGE_PARENT, host_file=HOST_FILE)
+    (root / "etc/systemd/system/emulated-ap.service").write_text(unit)
+    for name, text in DROP_INS.items():
+        path = root / "etc/systemd" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _install(root: Path, packages: Sequence[Path]) -> None:
+    """As an admin does it, with a package that is at hand; it enables its own units."""
+    for package in packages:
+        shutil.copy(package, root / "root")
+    names = [f"/root/{package.name}" for package in packages]
+    nspawn = ["systemd-nspawn", "--quiet", f"--directory={root}", "--private-network", "--register=no"]
+    _run([*nspawn, "--keep-unit", "--pipe", "--", "dpkg", "--install", *names])
+
+
+def _use_checkout(root: Path) -> None:
+    """The daemon that this very lab belongs to, by the units of its own source tree."""
+    units, etc = PACKAGE_PARENT / "units", PACKAGE_PARENT / "etc"
+    if not units.is_dir():
+        _systemctl(root, "enable", *OURS)  # the lab is installed, and so is the daemon
+        return
+    for name in OURS:
+        shutil.copy(units / name, root / "etc/systemd/system")
+    shutil.copytree(etc / "libvirt", root / "etc/libvirt", dirs_exist_ok=True)
+    shutil.copy(etc / "host.toml", root / "etc/vfioapd/host.toml")
+    shutil.copy(units / "tmpfiles.d/vfioapd.conf", root / "etc/tmpfiles.d/vfioapd.conf")
+    folder = root / "etc/systemd/system/vfioapd.service.d"
+    folder.mkdir()
+    (folder / "lab.conf").write_text(
+        CHECKOUT_DROP_IN.format(python=sys.executable, python_path=PACKAGE_PARENT)
+    )
+    _systemctl(root, "enable", *OURS)
+
+
+def _systemctl(root: Path, *arguments: str) -> None:
+    _run(["systemctl", "--quiet", f"--root={root}", *arguments])
+
+
+def _run(command: list[str]) -> None:
+    result = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        check=False,
+    )
+    if result.returncode:
+        raise LabError(f"{' '.join(command)} failed: {(result.stderr or result.stdout).strip()}")
