@@ -4,7 +4,7 @@
 # What the product needs, what the lab needs, and how the tests are run.
 DEBIAN_PRODUCT = python3 python3-venv python3-libvirt python3-lxml python3-pyudev python3-systemd \
 	libvirt-daemon-system libvirt-clients mdevctl
-DEBIAN_LAB = udev util-linux qemu-system-misc qemu-user-static
+DEBIAN_LAB = udev util-linux systemd-container qemu-system-misc qemu-user-static
 DEBIAN = $(DEBIAN_PRODUCT) $(DEBIAN_LAB)
 
 VENV = .venv
@@ -12,12 +12,13 @@ BIN = $(VENV)/bin
 HOST ?= rdbkvm4
 
 # What `make deb` and `make rpm` need besides.
-DEBIAN_PACKAGING = build-essential debhelper dh-python fakeroot lintian rpm man-db mandoc
+DEBIAN_PACKAGING = build-essential debhelper dh-python fakeroot lintian rpm man-db mandoc bash-completion \
+	python3-tomlkit
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' vfioapd/__init__.py)
 SITE = $(wildcard $(VENV)/lib/python3*/site-packages)
 BUILD = .cache/packages
 
-.PHONY: help demo test test-crash lab bench man deb rpm debian debian-packaging clean
+.PHONY: help demo test test-boot test-crash lab bench man deb rpm debian debian-packaging clean
 
 help:
 	@echo "make demo    the main job, from nothing to a queue in a guest, narrated (needs root)"
@@ -32,7 +33,11 @@ demo: debian $(VENV)/ready
 	@$(BIN)/vfioap-lab run rdbkvm4 -- $(BIN)/python -m vfioapd.lab.demo
 
 test: debian $(VENV)/ready
-	$(BIN)/pytest $(TESTS)
+	VFIOAP_EMULATOR_OPERATIONS=10000 $(BIN)/pytest $(TESTS)
+
+# Hosts that boot under a real systemd, with the packages as they would be shipped.
+test-boot: deb
+	$(BIN)/pytest -m 'boot or not boot' tests/lab/test_boot_*.py
 
 # Every moment of a large reconfiguration, and 10,000 random ends and errors (about an hour).
 test-crash: debian $(VENV)/ready

@@ -82,7 +82,7 @@ def _block(block: str) -> Iterator[str]:
         yield from _term(_inline(term), _text(text))
     elif block.startswith("* "):
         for item in re.split(r"^\* ", block, flags=re.MULTILINE)[1:]:
-            yield from (r".IP \(bu 2", _text(item))
+            yield from (r".IP \[u2022] 2", _text(item))
     else:
         yield from (".PP", _text(block))
 

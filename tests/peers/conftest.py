@@ -7,6 +7,7 @@ A program that cannot be fetched is a skip that says why.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from vfioapd.lab.errors import LabError
 from vfioapd.lab.harness import running_lab
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vfioapd.lab.harness import Lab
 
@@ -74,3 +75,16 @@ def libvirt_lab() -> Iterator[Lab]:
 def newer(lab: Lab, newer_root: Path) -> NewerStack:
     """mdevctl 1.4 and libvirt 11.3 inside the fresh host."""
     return NewerStack(lab, newer_root)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Waits for what sends no event: wait_until(condition, "what", seconds=20)."""
+    return _wait_until
+
+
+def _wait_until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
+        time.sleep(0.05)

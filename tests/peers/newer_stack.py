@@ -26,7 +26,11 @@ done
 cp /etc/passwd /etc/group /run/newer/root/etc/
 printf '%s = "none"\\n' auth_unix_ro auth_unix_rw >> /run/newer/root/etc/libvirt/libvirtd.conf
 for program in {programs}; do
-    printf '#!/bin/sh\\nunset RUST_BACKTRACE\nLC_ALL=C PATH=/usr/sbin:/usr/bin exec chroot /run/newer/root %s "$@"\\n' $program > {bin}/$program
+    {{
+        echo '#!/bin/sh'
+        echo unset RUST_BACKTRACE
+        echo LC_ALL=C PATH=/usr/sbin:/usr/bin exec chroot /run/newer/root $program '"$@"'
+    }} > {bin}/$program
     chmod +x {bin}/$program
 done
 """
@@ -50,10 +54,6 @@ class NewerStack:
     def python(self, script: str) -> Result:
         """Run a script with the interpreter of the tests, inside."""
         return self._lab.run(sys.executable, "-c", script, check=False)
-
-    def popen_line(self, *command: str) -> list[str]:
-        """A command line for a caller that wants to start a program itself."""
-        return self._lab.command_line(f"{BIN}/{command[0]}", *command[1:])
 
     def start_libvirtd(self) -> None:
         self.shell(START_LIBVIRTD)

@@ -8,7 +8,6 @@ recorded machine that have nothing to do with AP.
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ import pytest
 from vfioapd.emulator.machine import Mode
 from vfioapd.emulator.traces import RECORDED_FUNCTIONS
 
-ORACLE = Path(
-    os.environ.get("VFIOAP_ORACLE", Path(__file__).resolve().parents[2].parent / "shared" / "oracle")
-)
+ORACLE = Path(__file__).resolve().parents[2].parent / "shared" / "oracle"
 SESSION = ORACLE / "6.12" / "s20-tools.jsonl"
 Line = dict[str, Any]
 

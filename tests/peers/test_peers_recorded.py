@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What real tools printed on a real kernel, they print on the emulated one: the same commands on the same machine."""
+"""What real tools printed on a real kernel, they print on the emulated one with the same machine."""
 
 from __future__ import annotations
 

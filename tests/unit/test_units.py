@@ -142,6 +142,7 @@ def test_definitions_reach_their_folder_by_a_rename() -> None:
         for path in (places.host_file, places.definitions)
     ]
     assert tops[0] == tops[1]
+    assert "ConfigurationDirectory" not in unit("vfioapd.service")["Service"]  # a third
 
 
 def test_run_vfioapd_outlives_the_daemon() -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 
 from vfioapd import VERSION
-from vfioapd.cli import exits, screens, why_screen
+from vfioapd.cli import exits, queue_screen, screens, why_screen
 from vfioapd.cli.text import terminal_width
 from vfioapd.rpc.client import READ_ONLY_SOCKET, SOCKET, CallError, call
 
@@ -134,7 +134,7 @@ def _restore(command: argparse.ArgumentParser) -> None:
 
 VERBS = {
     "status": ("the host, its matrices and what is wrong", _nothing),
-    "queues": ("every queue: card, state, driver, owner, guest", _nothing),
+    "queues": ("every queue: card, state, driver, owner, guest", queue_screen.add_arguments),
     "show": ("one matrix", _name),
     "why": ("why a queue, a matrix or a guest is not as wanted, and what mends it", _subject),
     "xml": ("libvirt's XML of a matrix", _xml),
@@ -170,6 +170,8 @@ NOT_SENT = ("verb", "json", "live", "config", "file", *OPTIONS)
 def _call(options: argparse.Namespace) -> object:
     """The one call that the command is. Numbers go as text: they are read in one place, the daemon."""
     given = vars(options)
+    if options.verb == "queues":
+        return queue_screen.choose(options, _queues())
     parameters = {name: value for name, value in given.items() if name not in NOT_SENT}
     if given.get("file"):
         parameters["text"] = _text_of(given["file"])
@@ -182,6 +184,11 @@ def _call(options: argparse.Namespace) -> object:
     if options.verb in READS:
         return call(_read_only_socket(), method, **parameters)[READS[options.verb]]
     return call(_socket(), method, **parameters)["change"]
+
+
+def _queues() -> list[dict[str, object]]:
+    rows = call(_read_only_socket(), "Queues")["queues"]
+    return rows if isinstance(rows, list) else []
 
 
 def _text_of(path: str) -> str:
@@ -205,9 +212,7 @@ def _read_only_socket() -> str:
 def _print(options: argparse.Namespace, reply: object) -> int:
     encoding = sys.stdout.encoding or "utf-8"
     is_plain = encoding.lower() != "utf-8"  # an old terminal: JSON has escapes, screens question marks
-    text = (
-        json.dumps(reply, indent=2, ensure_ascii=is_plain) if options.json else _render(options.verb, reply)
-    )
+    text = json.dumps(reply, indent=2, ensure_ascii=is_plain) if options.json else _render(options, reply)
     try:
         print(text.encode(encoding, "replace").decode(encoding) if is_plain else text, flush=True)
     except BrokenPipeError:  # head(1) has seen enough
@@ -215,13 +220,13 @@ def _print(options: argparse.Namespace, reply: object) -> int:
     return exits.OK
 
 
-def _render(verb: str, reply: object) -> str:
+def _render(options: argparse.Namespace, reply: object) -> str:
     if isinstance(reply, list):
-        return screens.history(reply) if verb == "history" else screens.queues(reply)
+        return screens.history(reply) if options.verb == "history" else queue_screen.show(options, reply)
     if not isinstance(reply, dict):
         return str(reply).rstrip("\n")
     pages = {"status": screens.status, "show": screens.matrix, "why": why_screen.why}
-    return pages.get(verb, screens.change)(reply)
+    return pages.get(options.verb, screens.change)(reply)
 
 
 def _complain(error: CallError, *, as_json: bool) -> int:

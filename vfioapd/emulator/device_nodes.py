@@ -6,11 +6,16 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .events import Uevent
+
+
+# The emulated tree serves these itself: touching them here would wait for the very thread that does it.
+_SERVED = "vfio/"
 
 
 class DeviceNodes:
@@ -20,9 +25,10 @@ class DeviceNodes:
         self._folder = folder
 
     def __call__(self, event: Uevent) -> None:
-        if "DEVNAME" not in event.env or event.action not in ("add", "remove"):
+        name = event.env.get("DEVNAME", _SERVED)
+        if name.startswith(_SERVED) or event.action not in ("add", "remove"):
             return
-        node = self._folder / event.env["DEVNAME"]
+        node = self._folder / name
         try:
             if event.action == "remove" or node.is_char_device():  # the latter is left from before a reboot
                 node.unlink()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """This machine's Debian, booted in a container on emulated hardware, and one command in it.
 
-The container is systemd-nspawn's; a reboot inside is one of the container, on the same disk. All of it
-is gone when the command ends: the disk is a tmpfs of a private mount namespace, and whoever kills this
-process kills the container.
+The container is systemd-nspawn's; a reboot inside is one of the container, on the same disk. It stands
+in namespaces of its own, so that all of it is gone when the command ends, or when this process is killed:
+the processes with the PID namespace, the disk, a tmpfs, with the mount namespace.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfioapd.lab import boot_root, syscalls
+from vfioapd.lab import boot_root, namespaces, syscalls
 from vfioapd.lab.errors import Exit, LabError
 from vfioapd.lab.host import lab_environment
+from vfioapd.lab.init import Ended
 from vfioapd.lab.layout import PACKAGE_PARENT, Layout
-from vfioapd.lab.namespaces import exit_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import FrameType
 
+TOP = Path("/mnt")  # covered in our own mount namespace
 BOOT_SECONDS = 180.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 60.0
+REBOOT = 133  # what systemd-nspawn --keep-unit ends with when the system inside reboots
 CGROUPS = Path("/sys/fs/cgroup")
 # Modules are the machine's; the emulated kernel has its own.
 NSPAWN = (
@@ -52,16 +54,34 @@ NSPAWN = (
 def run(host_file: Path, command: Sequence[str], packages: Sequence[Path]) -> int:
     """Boot, run the command after each boot, and return its status once it has ended by itself."""
     _check_debs(packages)
-    syscalls.unshare(syscalls.CLONE_NEWNS)
+    cgroups = _CgroupFolders(f"vfioap-lab-{os.getpid()}")
+    try:
+        return namespaces.run_new(lambda: _boot(cgroups, host_file, command, packages))
+    finally:
+        cgroups.remove()
+
+
+def _boot(cgroups: _CgroupFolders, host_file: Path, command: Sequence[str], packages: Sequence[Path]) -> int:
+    """Body of the first process of the namespaces."""
+    for number in namespaces.FORWARDED:
+        signal.signal(number, _end)
+    for number in namespaces.LEFT_TO_COMMAND:
+        signal.signal(number, _nothing)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-    with tempfile.TemporaryDirectory(prefix="vfioap-lab-") as folder, _ended_by_signals():
-        top = Path(folder)
-        try:
-            root = boot_root.build(top, host_file, packages)
-            with _Container(top, root) as container:
-                return _serve(container, command)
-        finally:
-            _unmount(top)
+    syscalls.mount("proc", "/proc", "proc")
+    try:
+        root = boot_root.build(TOP, host_file, packages)
+        return _serve(_Container(root, cgroups), command)
+    except Ended as ended:
+        return 128 + ended.number
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise Ended(number)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
 
 
 def environment(layout: Layout) -> dict[str, str]:
@@ -74,34 +94,40 @@ def environment(layout: Layout) -> dict[str, str]:
 
 def _serve(container: _Container, command: Sequence[str]) -> int:
     while True:
+        container.power_on()
         container.wait_booted()
         status = container.run(command)
-        if not container.is_going_down():
-            return status
-        if not container.comes_back():
+        if not container.is_going_down() or not container.reboots():
             return status
 
 
 class _Container:
-    """systemd-nspawn, from its start to its end."""
+    """systemd-nspawn, from the start of a system to its end; and again."""
 
-    def __init__(self, top: Path, root: Path) -> None:
-        self._log = top / "console.log"
-        self._cgroups = _CgroupFolders(f"vfioap-lab-{os.getpid()}")
+    def __init__(self, root: Path, cgroups: _CgroupFolders) -> None:
+        self._root = root
+        self._cgroups = cgroups
+        self._log = TOP / "console.log"
         self._news = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._news.bind(str(top / "notify.sock"))
-        self._nspawn = self._start(root, {**os.environ, "NOTIFY_SOCKET": str(top / "notify.sock")})
+        self._news.bind(str(TOP / "notify.sock"))
+
+    def power_on(self) -> None:
+        """Start; returns at once."""
         self._leader = 0
-
-    def __enter__(self) -> _Container:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._nspawn.kill()  # a power cut: there is nobody left who would want to know of a shutdown
-        self._nspawn.wait()
-        self._wait_for_leader()
-        self._news.close()
-        self._cgroups.remove()
+        with self._log.open("wb") as log:
+            self._nspawn = subprocess.Popen(
+                [*NSPAWN, f"--directory={self._root}", *_binds()],
+                env={
+                    **os.environ,
+                    "NOTIFY_SOCKET": str(TOP / "notify.sock"),
+                    "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1",
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=self._cgroups.join,
+            )
 
     def wait_booted(self) -> None:
         """Until systemd inside has nothing left to start. LabError when that takes too long."""
@@ -116,7 +142,7 @@ class _Container:
         enter = [sys.executable, "-m", "vfioapd.lab.main", "enter", "--lab", str(self._leader), "--"]
         python_path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
         done = subprocess.run([*enter, *command], env={**os.environ, "PYTHONPATH": python_path}, check=False)
-        return exit_status(done.returncode)
+        return namespaces.exit_status(done.returncode)
 
     def is_going_down(self) -> bool:
         """Whether the system inside has ended, or is about to; then its commands were ended, too."""
@@ -125,30 +151,12 @@ class _Container:
         except OSError:
             return True
 
-    def comes_back(self) -> bool:
-        """Wait for the end of the old system; True when a new one follows, as after a reboot."""
-        self._wait_for_leader()
-        old = self._leader
-        deadline = time.monotonic() + STOP_SECONDS
-        while self._leader == old and self._nspawn.poll() is None and time.monotonic() < deadline:
-            self._hear(0.1)
-        return self._leader != old
-
-    def _start(self, root: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
-        with self._log.open("wb") as log:
-            return subprocess.Popen(
-                [*NSPAWN, f"--directory={root}", *_binds()],
-                env={**variables, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=self._prepare,
-            )
-
-    def _prepare(self) -> None:
-        syscalls.set_parent_death_signal(signal.SIGKILL)
-        self._cgroups.join()
+    def reboots(self) -> bool:
+        """Wait for the end of the system; True when it is to be started again."""
+        try:
+            return self._nspawn.wait(STOP_SECONDS) == REBOOT
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"the container has not ended within {STOP_SECONDS:g} s") from error
 
     def _hear(self, seconds: float) -> bool:
         """One message of systemd-nspawn; True when it says that the system is up."""
@@ -160,12 +168,6 @@ class _Container:
             if name == "X_NSPAWN_LEADER_PID":
                 self._leader = int(value)
         return "READY=1" in words
-
-    def _wait_for_leader(self) -> None:
-        with contextlib.suppress(ProcessLookupError, ValueError):
-            descriptor = os.pidfd_open(self._leader)
-            select.select([descriptor], [], [], STOP_SECONDS)
-            os.close(descriptor)
 
 
 class _CgroupFolders:
@@ -202,19 +204,3 @@ def _check_debs(packages: Sequence[Path]) -> None:
     for package in packages:
         if not package.is_file():
             raise LabError(f"package {package} does not exist; make it with: make deb", Exit.USAGE)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the container; the terminal's signals are for the command inside."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: sys.exit(128 + received))
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, lambda _number, _frame: None)
-    yield
-
-
-def _unmount(top: Path) -> None:
-    for point in (top / "root", top):
-        with contextlib.suppress(OSError):
-            syscalls.unmount(str(point))

@@ -22,6 +22,7 @@ def main() -> int:
     host = Host(layout, Path(sys.argv[1]), with_libvirt=False)
     host.services.clear()  # systemd starts them, by its own units
     try:
+        Path("/sys/module").mkdir(exist_ok=True)  # systemd-nspawn shows other parts of sysfs alone
         host.power_on()
     except (LabError, OSError) as error:
         print(f"vfioap-lab: {error}", file=sys.stderr)
@@ -30,6 +31,7 @@ def main() -> int:
     layout.booted.touch()
     _tell_systemd("READY=1")
     signal.sigwait({signal.SIGTERM, signal.SIGCHLD})  # without its kernel the host is of no use
+    host.power_off()
     return 1
 
 

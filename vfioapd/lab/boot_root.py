@@ -48,11 +48,19 @@ MASKED = (
     "kmod-static-nodes.service",
     "proc-sys-fs-binfmt_misc.automount",
     "systemd-binfmt.service",
+    "systemd-machined.service",
     "systemd-modules-load.service",
     "systemd-networkd.service",
     "systemd-random-seed.service",
     "systemd-sysctl.service",
     "systemd-timesyncd.service",
+)
+# Not of a host: through machined libvirt would put guests into control groups that a container does not
+# have, and where a policy says so (as in many images of build machines), packages start no service.
+REMOVED = (
+    "usr/sbin/policy-rc.d",
+    "usr/share/dbus-1/system-services/org.freedesktop.machine1.service",
+    "usr/lib/systemd/system/dbus-org.freedesktop.machine1.service",
 )
 ENABLED = ("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirt-guests.service")
 OURS = ("vfioapd.service", "vfioapd.socket", "vfioapd-ro.socket", "vfioapd-ready.target")
@@ -100,6 +108,8 @@ def build(top: Path, host_file: Path, packages: Sequence[Path]) -> Path:
         (root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
     (root / "etc/libvirt/libvirtd.conf").write_text(LIBVIRTD_CONF)
     (root / "etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+    for name in REMOVED:
+        (root / name).unlink(missing_ok=True)
     _write_units(root, host_file)
     _systemctl(root, "mask", *MASKED)
     _systemctl(root, "enable", "emulated-ap.service", *ENABLED)

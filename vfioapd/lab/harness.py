@@ -61,8 +61,15 @@ class Lab:
 @contextlib.contextmanager
 def running_lab(host: str, *options: str) -> Iterator[Lab]:
     """A lab that lives as long as the `with` block; at its end all of it is gone."""
+    with started_lab("run", *options, host) as holder:
+        yield Lab(holder.pid)
+
+
+@contextlib.contextmanager
+def started_lab(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The process that keeps a lab open, once that is up: `vfioap-lab` with these arguments."""
     holder = subprocess.Popen(
-        [*VFIOAP_LAB, "run", *options, host, "--", "sh", "-c", "echo up; exec sleep infinity"],
+        [*VFIOAP_LAB, *arguments, "--", "sh", "-c", "echo up; exec sleep infinity"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,7 +80,7 @@ def running_lab(host: str, *options: str) -> Iterator[Lab]:
         if holder.stdout.readline() != "up\n":
             output, errors = holder.communicate(timeout=START_SECONDS)
             raise CommandFailed(Result(holder.args, holder.returncode, output, errors))
-        yield Lab(holder.pid)
+        yield holder
     finally:
         holder.terminate()
         holder.communicate(timeout=END_SECONDS)

@@ -23,7 +23,6 @@ MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 
-_MNT_DETACH = 2
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _SIOCGIFFLAGS = 0x8913
@@ -51,11 +50,6 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
 
 def bind(source: str, target: str) -> None:
     mount(source, target, flags=MS_BIND | MS_REC)
-
-
-def unmount(target: str) -> None:
-    """At once from sight, in truth when nobody uses it any more."""
-    _check(_libc.umount2(target.encode(), _MNT_DETACH), target)
 
 
 def set_parent_death_signal(number: int) -> None:

@@ -2,8 +2,12 @@
 """One connection to libvirt: opened when needed, opened again after it was lost, its events passed on.
 
 libvirt's own event loop runs in a thread of its own, as all that it calls must return at once: a call to
-libvirt from there that waits for an event would wait for itself. Idle, it sleeps in poll(2) without a
-time limit. Keepalive, which needs a timer, is therefore on only while a call is under way.
+libvirt from there that waits for an event would wait for itself.
+
+Keepalive stays on: without it a libvirtd that hangs would hang every command of ours for good. It costs a
+few wake-ups a minute, as do libvirtd's own pings (keepalive_interval in libvirtd.conf, 5 s by default)
+to every client that has an event loop. It cannot be on during calls alone: libvirt 9.0 takes the interval
+once for each connection ("keepalive interval already set").
 """
 
 from __future__ import annotations
@@ -11,20 +15,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import libvirt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A libvirtd that says nothing for this long while it owes an answer is given up: 5 s, three times.
+# Seconds, and how often: a libvirtd that has said nothing for about 20 s is given up.
 KEEPALIVE = (5, 3)
+
+OPEN_SECONDS = 10.0  # for libvirt to answer a new connection; systemd may have to start it first
+AGAIN_SECONDS = 0.5  # the same for whoever comes while that is still waited for
 
 _CLOSED = {0: "an error", 1: "its end", 2: "its silence", 3: "us"}  # virConnectCloseReason
 _LIFECYCLE = (  # virDomainEventType
@@ -57,6 +65,7 @@ class Connection:
         self._uri = uri
         self._lock = threading.Lock()
         self._open: libvirt.virConnect | None = None
+        self._opening: Future[libvirt.virConnect] | None = None
         self.on_event: list[Callable[[GuestEvent], None]] = []
         self.on_lost: list[Callable[[], None]] = []
         _run_event_loop()
@@ -68,9 +77,7 @@ class Connection:
 
     def call(self, act: Callable[[libvirt.virConnect], T]) -> T:
         """Make a call. Blocks; raises libvirtError, also when there is no libvirt."""
-        connection = self._living()
-        with _watched(connection):
-            return act(connection)
+        return act(self._living())
 
     def _living(self) -> libvirt.virConnect:
         """Asked first for something harmless: that the other end has gone shows at a call only, and the
@@ -80,14 +87,31 @@ class Connection:
                 self._drop(self._open)
             if self._open is not None:
                 return self._open
-            self._open = opened = libvirt.open(self._uri)
+            self._open = opened = self._opened()
             self._listen(opened)
         logger.info("connected to libvirt %s at %s", _version(opened), self._uri)
+        return opened
+
+    def _opened(self) -> libvirt.virConnect:
+        """Opened in a thread that can be left behind: a libvirtd that hangs takes the connection and never
+        answers, and keepalive begins only after that."""
+        patience = OPEN_SECONDS if self._opening is None else AGAIN_SECONDS
+        opening = self._opening = self._opening or _in_thread(lambda: libvirt.open(self._uri))
+        try:
+            opened = opening.result(patience)
+        except TimeoutError:
+            raise libvirt.libvirtError("libvirt takes the connection and does not answer") from None
+        except libvirt.libvirtError:
+            self._opening = None
+            raise
+        self._opening = None
         return opened
 
     def _listen(self, connection: libvirt.virConnect) -> None:
         """Once for each event: a second registration of the same kind is refused (libvirt-python)."""
         connection.registerCloseCallback(self._closed, None)
+        with contextlib.suppress(libvirt.libvirtError):  # the test driver has no keepalive
+            connection.setKeepAlive(*KEEPALIVE)
         for number, callback in (
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lived),
             (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, self._added),
@@ -131,8 +155,7 @@ def _answers(connection: libvirt.virConnect) -> bool:
     try:
         if not connection.isAlive():
             return False
-        with _watched(connection):
-            connection.getLibVersion()
+        connection.getLibVersion()
     except libvirt.libvirtError:
         return False
     return True
@@ -143,16 +166,17 @@ def _version(connection: libvirt.virConnect) -> str:
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
-@contextlib.contextmanager
-def _watched(connection: libvirt.virConnect) -> Iterator[None]:
-    """With keepalive, where the connection can (the test driver cannot)."""
-    with contextlib.suppress(libvirt.libvirtError):
-        connection.setKeepAlive(*KEEPALIVE)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(libvirt.libvirtError):
-            connection.setKeepAlive(0, 0)
+def _in_thread(act: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(act())
+        except libvirt.libvirtError as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="libvirt-open", daemon=True).start()
+    return future
 
 
 _loop_lock = threading.Lock()

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian package on a host that boots: installed, upgraded under a guest, removed, purged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vfioapd import VERSION
+from vfioapd.lab.boot_harness import BootedLab, booted_lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.boot
+
+CHECKOUT = Path(__file__).parents[2]
+PACKAGE = CHECKOUT / f".cache/packages/vfioapd_{VERSION}_all.deb"
+INSTALL = f"dpkg --install /root/{PACKAGE.name}"
+UUID = "825b3872-0001-0005-0011-28a403f8b357"
+DEFINE = f"vfioapctl define bastion --queues 01.0011,05.0011 --guest bastion --uuid {UUID}"
+LEFT = f"""
+find / -xdev -name '*vfioapd*' -not -path '/root/*' -not -path '/tmp/*' -not -path '{CHECKOUT}/*'
+ls -d /run/vfioapd 2> /dev/null || true
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[BootedLab]:
+    """A host with the package, and a running guest with queues."""
+    if not PACKAGE.exists():
+        pytest.skip(f"{PACKAGE.name} is not built: make deb")
+    with booted_lab("rdbkvm4", "--deb", str(PACKAGE)) as lab:
+        lab.run("vfioap-lab", "guest", "bastion", "--start")
+        lab.shell(DEFINE)
+        yield lab
+
+
+def state(lab: BootedLab) -> str:
+    (found,) = json.loads(lab.run("vfioapctl", "status", "--json").stdout)["matrices"]
+    return str(found["state"])
+
+
+def test_everything_is_the_packages_own(host: BootedLab) -> None:
+    assert host.run("which", "vfioapctl").stdout == "/usr/bin/vfioapctl\n"
+    assert "/usr/sbin/vfioapd" in host.value("vfioapd.service", "ExecStart")
+    assert host.run("systemctl", "--failed", "--no-legend").stdout == ""
+    carried = (
+        "import sys; sys.path.insert(0, '/usr/lib/vfioapd'); import asyncvarlink as it; print(it.__file__)"
+    )
+    place = host.run("/usr/bin/python3", "-I", "-c", carried).stdout
+    assert place.startswith("/usr/lib/vfioapd/asyncvarlink/")
+
+
+def test_its_units_are_enabled_and_its_code_is_compiled(host: BootedLab) -> None:
+    for unit in ("vfioapd.service", "vfioapd.socket", "vfioapd-ro.socket", "vfioapd-ready.target"):
+        assert host.run("systemctl", "is-enabled", unit).stdout == "enabled\n"
+    host.shell("ls /usr/lib/vfioapd/vfioapd/daemon/__pycache__/main.*.pyc")
+
+
+def test_manual_and_completions_are_at_hand(host: BootedLab) -> None:
+    host.run("man", "--where", "vfioapctl", "vfioapd", "host.toml")
+    words = "source /usr/share/bash-completion/completions/vfioapctl; complete -p vfioapctl"
+    assert "_vfioapctl" in host.run("bash", "-c", words).stdout
+
+
+def test_libvirt_has_seen_the_hook(host: BootedLab) -> None:
+    assert host.run("stat", "-c", "%a", "/etc/libvirt/hooks/qemu.d/vfioapd").stdout == "755\n"
+    host.shell("virsh -q destroy bastion; virsh -q start bastion --paused")
+    assert state(host) == "in-use"
+
+
+def test_an_upgrade_takes_nothing_from_a_running_guest(host: BootedLab) -> None:
+    queues = ("cat", f"/sys/devices/vfio_ap/matrix/{UUID}/guest_matrix")
+    before = host.run(*queues).stdout, host.value("vfioapd.service", "InvocationID")
+    libvirtd = host.value("libvirtd.service", "InvocationID")
+    host.shell(INSTALL)
+    assert host.run(*queues).stdout == before[0]
+    assert host.value("vfioapd.service", "InvocationID") != before[1]
+    assert host.value("libvirtd.service", "InvocationID") == libvirtd
+    assert (state(host), host.value("vfioapd-ready.target", "ActiveState")) == ("in-use", "active")
+
+
+def test_it_boots_with_its_queues(host: BootedLab) -> None:
+    host.reboot()
+    assert state(host) == "started"
+    assert host.run("systemctl", "is-system-running", check=False).stdout == "running\n"
+
+
+def test_removed_it_leaves_the_guests_and_their_configuration(host: BootedLab) -> None:
+    host.run("virsh", "-q", "start", "bastion", "--paused")
+    host.shell("dpkg --remove vfioapd")
+    assert host.run("virsh", "-q", "list", "--name").stdout.strip() == "bastion"
+    host.run("grep", "bastion", "/etc/vfioapd/host.toml")
+    assert host.value("vfioapd.service", "ActiveState") == "inactive"
+    host.shell(INSTALL)
+    assert state(host) == "in-use"
+
+
+def test_purged_it_leaves_nothing(host: BootedLab) -> None:
+    host.shell("dpkg --purge vfioapd")
+    assert host.shell(LEFT).stdout == ""
+    assert host.shell("ls /etc/mdevctl.d").stdout == "scripts.d\n"

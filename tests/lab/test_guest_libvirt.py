@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon and a real libvirtd that goes, comes back, and whose guests do as they like."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vfioapd.lab.harness import running_lab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vfioapd.lab.harness import Lab, Result
+
+LOG = "/run/vfioapd.log"
+QUIET_SECONDS = 10
+# libvirtd's own pings and ours, both every 5 s, wake one thread; a poll would wake it far more often.
+MOST_WAKE_UPS = 10
+
+
+class Host:
+    """A lab with the daemon, a running guest and its matrix."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def ctl(self, *words: str, check: bool = True) -> Result:
+        return self.lab.run("vfioapctl", *words, check=check)
+
+    def behave(self, *options: str) -> None:
+        self.lab.run("vfioap-lab", "guest", "bastion", *options)
+
+    def places(self) -> tuple[str | None, list[str]]:
+        """Where vault is: the running guest, the definitions."""
+        row = json.loads(self.ctl("show", "vault", "--json").stdout)
+        return row["live"], row["config"]
+
+    def log(self) -> str:
+        return self.lab.run("cat", LOG).stdout
+
+    def libvirtd(self, what: str) -> None:
+        self.lab.run("vfioap-lab", "service", what, "libvirtd")
+
+    def wake_ups(self) -> int:
+        """Of all threads but the first, which uevents of the whole machine wake."""
+        script = (
+            "p=$(cat /run/vfioapd.pid); for t in /proc/$p/task/*; do [ ${t##*/} = $p ] || cat $t/status; done"
+            " | awk '/^voluntary/ {n += $2} END {print n}'"
+        )
+        return int(self.lab.shell(script).stdout)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with running_lab("rdbkvm4") as lab:
+        lab.shell(
+            f"setsid vfioapd --debug 2>>{LOG} </dev/null >/dev/null & echo $! > /run/vfioapd.pid\n"
+            "for _ in $(seq 200); do vfioapctl status >/dev/null 2>&1 && exit 0; sleep 0.05; done; exit 1"
+        )
+        lab.run("vfioap-lab", "guest", "bastion", "--start")
+        host = Host(lab)
+        host.ctl("define", "vault", "--queues", "00.000d,02.000d")
+        yield host
+
+
+@pytest.fixture
+def attached(host: Host) -> Iterator[Host]:
+    host.ctl("attach", "vault", "bastion")
+    yield host
+    host.behave()
+    host.ctl("detach", "vault", "bastion")
+
+
+def test_a_guest_that_refuses_leaves_everything_as_it_was(attached: Host) -> None:
+    attached.behave("--refuse-unplug")
+    done = attached.ctl("detach", "vault", "bastion", check=False)
+    assert done.returncode == 1
+    assert "rejected by the guest" in done.stderr
+    assert attached.places() == ("bastion", ["bastion"])
+    assert json.loads(attached.ctl("show", "vault", "--json").stdout)["guest"] == "bastion"
+
+
+def test_a_slow_guest_is_waited_for_beyond_libvirts_five_seconds(attached: Host) -> None:
+    attached.behave("--delay-unplug", "6")
+    started = time.monotonic()
+    attached.ctl("detach", "vault", "bastion")
+    assert 5.5 < time.monotonic() - started < 10, "woken by the event, not by the end of its patience"
+    assert attached.places() == (None, [])
+
+
+def test_libvirt_is_found_again_without_a_command_when_it_comes_back(
+    attached: Host, wait_until: Callable[..., None]
+) -> None:
+    seen = attached.log().count("connected to libvirt")
+    attached.libvirtd("stop")
+    wait_until(lambda: "libvirt has gone" in attached.log(), "the end of libvirtd is noticed")
+    assert "libvirt does not answer" in attached.ctl("status").stdout
+    assert "systemctl start libvirtd" in attached.ctl("why", "vault").stdout
+    attached.libvirtd("start")
+    wait_until(lambda: attached.log().count("connected to libvirt") > seen, "the daemon is connected again")
+    assert attached.places() == ("bastion", ["bastion"])
+
+
+def test_events_of_guests_are_heard(attached: Host, wait_until: Callable[..., None]) -> None:
+    attached.lab.run("virsh", "-q", "suspend", "bastion", check=False)
+    attached.lab.run("virsh", "-q", "destroy", "bastion")
+    wait_until(lambda: "news: guest bastion stopped" in attached.log(), "the end of the guest is heard")
+    assert attached.places() == (None, ["bastion"])
+    attached.lab.run("virsh", "-q", "start", "bastion", "--paused")
+    wait_until(lambda: "news: guest bastion started" in attached.log(), "its start is heard")
+    assert attached.places() == ("bastion", ["bastion"])
+
+
+def test_commands_work_at_once_after_libvirtd_was_restarted(attached: Host) -> None:
+    for _ in range(3):
+        attached.libvirtd("restart")
+        attached.ctl("detach", "vault", "bastion")
+        assert attached.places() == (None, [])
+        attached.ctl("attach", "vault", "bastion")
+        assert attached.places() == ("bastion", ["bastion"])
+
+
+def test_an_idle_daemon_sleeps_while_libvirt_is_connected(
+    attached: Host, wait_until: Callable[..., None]
+) -> None:
+    attached.ctl("status")
+    before = [attached.wake_ups()]
+
+    def is_settled() -> bool:
+        time.sleep(1)  # what is measured is that nothing happens in time
+        before.append(attached.wake_ups())
+        return before[-1] - before[-2] <= 2
+
+    wait_until(is_settled, "the daemon has settled", seconds=20)
+    time.sleep(QUIET_SECONDS)
+    assert attached.wake_ups() - before[-1] <= MOST_WAKE_UPS

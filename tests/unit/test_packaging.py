@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packages are of this version and need what the program imports."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vfioapd import VERSION
+
+PACKAGING = Path(__file__).parents[2] / "packaging"
+
+
+def test_both_packages_are_of_this_version() -> None:
+    assert (PACKAGING / "deb/changelog").read_text().startswith(f"vfioapd ({VERSION}) ")
+    assert f"global vfioapd_version {VERSION}}}" in (PACKAGING / "rpm/vfioapd.spec").read_text()
+
+
+def test_what_is_imported_is_a_distributions_package_or_carried() -> None:
+    project = (PACKAGING.parent / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)\]", project, re.DOTALL | re.MULTILINE)
+    assert listed
+    modules = {re.sub(r"^python-|-python$", "", name) for name in re.findall(r'"([a-z-]+)', listed[1])}
+    carried = {name for name in modules if f"carried/{name}" in (PACKAGING / "install.sh").read_text()}
+    assert carried == {"asyncvarlink"}
+    for recipe in ("deb/control", "rpm/vfioapd.spec"):
+        text = (PACKAGING / recipe).read_text()
+        assert not {name for name in modules - carried if f"python3-{name}" not in text}
+
+
+def test_no_recipe_fetches_anything() -> None:
+    for path in PACKAGING.rglob("*"):
+        if path.is_file():
+            assert not re.search(r"\b(pip|curl|wget|apt-get)\b", path.read_text()), path
