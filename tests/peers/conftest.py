@@ -58,7 +58,7 @@ def _fetched(peer: peers.Peer) -> Path:
 
 
 @pytest.fixture
-def lab(ibm_tools: Path) -> Iterator[Lab]:
+def lab() -> Iterator[Lab]:
     """A fresh Redbook host without libvirt."""
     with running_lab(HOST, "--no-libvirt") as running:
         yield running
@@ -79,11 +79,11 @@ def newer(lab: Lab, newer_root: Path) -> NewerStack:
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
-    """Waits for what sends no event: wait_until(condition, "what", seconds=20)."""
+    """Waits for what sends no event: wait_until(condition, "what", seconds=60)."""
     return _wait_until
 
 
-def _wait_until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+def _wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"

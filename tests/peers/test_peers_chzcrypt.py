@@ -10,6 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from vfioapd.lab.harness import Lab, Result
 
+pytestmark = pytest.mark.usefixtures("ibm_tools")
+
 CARD = "/sys/devices/ap/card03"
 QUEUE = f"{CARD}/03.000d"
 BUS = "/sys/bus/ap"

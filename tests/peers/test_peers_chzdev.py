@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from vfioapd.lab.harness import Lab
 
+pytestmark = pytest.mark.usefixtures("ibm_tools")
+
 RULE = "/etc/udev/rules.d/41-ap.rules"
 APMASK, AQMASK = "/sys/bus/ap/apmask", "/sys/bus/ap/aqmask"
 FULL = "0x" + "f" * 64

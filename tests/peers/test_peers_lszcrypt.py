@@ -10,6 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from vfioapd.lab.harness import Lab
 
+pytestmark = pytest.mark.usefixtures("ibm_tools")
+
 MODES = {"A": "Accelerator", "C": "CCA-Coproc", "P": "EP11-Coproc"}
 TYPES = "CACACPCP"  # of adapters 0 to 7
 # The book's tool had no column for H (hardware filter), which this one has before the F.

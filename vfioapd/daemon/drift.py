@@ -57,7 +57,7 @@ class Drift:
         """
         service = self._service
         try:
-            state = service.desired.state(service.host)
+            state = service.hooks.bare_state()  # a read of guests would wait for a hook that waits for us
             found = service.changes.edited_definitions(state.desired) | find_drift(state)
         except (VfioApError, OSError) as error:
             logger.warning("drift cannot be told: %s", error)
@@ -97,7 +97,7 @@ class Drift:
         service = self._service
         try:
             with ap_lock(service.places.lock):
-                state = service.desired.state(service.host)
+                state = service.hooks.bare_state()  # a read of guests would wait for a hook that waits for us
                 definition = state.desired.find(name)
                 if definition is None or definition not in wishes.should_run(state):
                     service.failures.pop(name, None)
