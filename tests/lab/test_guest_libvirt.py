@@ -127,14 +127,13 @@ def test_commands_work_at_once_after_libvirtd_was_restarted(attached: Host) -> N
 def test_an_idle_daemon_sleeps_while_libvirt_is_connected(
     attached: Host, wait_until: Callable[..., None]
 ) -> None:
+    """Any quiet window will do: the bus tells by itself that its bindings are complete, at its next scan,
+    and that is worth a look. A daemon that polls has no quiet window."""
     attached.ctl("status")
-    before = [attached.wake_ups()]
 
-    def is_settled() -> bool:
-        time.sleep(1)  # what is measured is that nothing happens in time
-        before.append(attached.wake_ups())
-        return before[-1] - before[-2] <= 2
+    def is_quiet() -> bool:
+        before = attached.wake_ups()
+        time.sleep(QUIET_SECONDS)  # what is measured is that nothing happens in time
+        return attached.wake_ups() - before <= MOST_WAKE_UPS
 
-    wait_until(is_settled, "the daemon has settled", seconds=20)
-    time.sleep(QUIET_SECONDS)
-    assert attached.wake_ups() - before[-1] <= MOST_WAKE_UPS
+    wait_until(is_quiet, "the daemon sleeps", seconds=6 * QUIET_SECONDS)

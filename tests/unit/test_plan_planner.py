@@ -245,3 +245,20 @@ def test_the_same_input_gives_the_same_plan() -> None:
     target = Target((OLD, NEW), (NEW,), (NEW, KEPT), released=QueueSet.of_matrix(OLD.matrix))
     before = snapshot_of(OLD, KEPT, masks=AWAY)
     assert plan(before, target) == plan(before, target)
+
+
+def test_on_linux_7_3_bits_are_set_before_a_new_device_would_bar_them() -> None:
+    """One device moves from domain 13 to 17 in one write, a new one takes adapter 3 of domain 13."""
+    kernel = machine("7.3")
+    old, other = definition("old", [0, 1], [13]), definition("other", [2, 3], [18])
+    first = (old, other)
+    carry_out(plan(read_snapshot(kernel.sysfs), Target(first, first, first, binding=Binding.MASKS)), kernel)
+    moved, new = replace(old, matrix=matrix([0, 1], [17])), definition("new", [3], [13])
+    after = (moved, other, new)
+    target = Target(
+        after, after, after, released=QueueSet.of_matrix(old.matrix), binding=Binding.MASKS, disrupt=True
+    )
+    carry_out(plan(read_snapshot(kernel.sysfs), target), kernel)
+    assert {one.uuid: one.matrix for one in read_snapshot(kernel.sysfs).mdevs} == {
+        one.uuid: one.matrix for one in after
+    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import random
 import time
@@ -21,6 +22,8 @@ from vfioapd.domain.problems import Problem, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 PAUSE = (0.030, 0.033)  # seconds between two tries, as libap waits
 EMPTY_IS_STALE = 120.0  # seconds after which a file without a PID has no owner
@@ -121,7 +124,15 @@ def _name(pid: int) -> str:
 
 
 def _release(path: Path) -> None:
-    """Take the lock away, unless somebody found us dead and took it over."""
-    with contextlib.suppress(FileNotFoundError):
+    """Take the lock away, unless somebody found us dead and took it over.
+
+    A failure here must not take the place of the one that ended the change: it is only logged, and the
+    next taker waits for us in vain until this process ends.
+    """
+    try:
         if path.read_text().strip() == str(os.getpid()):
             path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.error("the lock %s could not be released: %s", path, error)

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSteps:
-    """What may come before the masks move, and what must wait for it."""
+    """What may come before queues move, and what must wait for it."""
 
     losing: tuple[KernelStep, ...] = ()
-    gaining: tuple[KernelStep, ...] = ()
+    gaining: tuple[KernelStep, ...] = ()  # by devices that are there
+    creating: tuple[KernelStep, ...] = ()  # new ones, last: on Linux 7.3 they would bar bits from being set
     mixed: tuple[Matrix, ...] = ()  # as they are until then: matrices that lose and gain in one write
 
 
@@ -48,8 +49,8 @@ def order_devices(
         if after is not None and common(before, after) != after:
             waiting[uuid] = before if whole else common(before, after)
     mixed = tuple(held for uuid, held in waiting.items() if common(held, wanted[uuid]) != held)
-    gaining = [*_untangle(waiting, wanted, whole=whole), *_new(active, wanted, whole=whole)]
-    return DeviceSteps(tuple(losing), tuple(gaining), mixed)
+    gaining = tuple(_untangle(waiting, wanted, whole=whole))
+    return DeviceSteps(tuple(losing), gaining, tuple(_new(active, wanted, whole=whole)), mixed)
 
 
 def refill(uuid: UUID, matrix: Matrix, *, whole: bool) -> tuple[SetMatrix | Assign, ...]:

@@ -90,7 +90,7 @@ class _Devices:
 
 def plan(snapshot: Snapshot, target: Target) -> Plan:
     """Order the change: guests let go, devices lose, queues leave the host, devices gain, queues come
-    back, guests take. Each device and each mask is written as seldom as that order allows."""
+    back, new devices come, guests take. Each device and mask is written as seldom as that allows."""
     now = binding_in_use(snapshot)
     if target.convert and target.binding is not None and now not in (None, target.binding):
         return _convert(snapshot, target, target.binding)
@@ -105,6 +105,7 @@ def plan(snapshot: Snapshot, target: Target) -> Plan:
         *moves.early,
         *order.gaining,
         *moves.late,
+        *order.creating,
         *target.plugs,
     )
     return _weigh(snapshot, target, devices, moves, steps)

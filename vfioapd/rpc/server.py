@@ -91,7 +91,7 @@ class Server:
         """A registry of its own for each client, so that each call knows its caller."""
         registry = VarlinkInterfaceRegistry()
         registry.register_interface(
-            VarlinkServiceInterface("vfioapd", "vfioapd", VERSION, "https://github.com/vfioapd", registry)
+            VarlinkServiceInterface("vfioapd", "vfioapd", VERSION, "man:vfioapd(8)", registry)
         )
         registry.register_interface(
             HostInterface(self._service, peer, self._reads, self._changes, writable=writable)
