@@ -5,19 +5,22 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vfioapd.lab.harness import Lab, Result
 
+CHECKOUT = Path(__file__).resolve().parents[2]  # must be seen inside, too, when it is below /tmp
 BIN = "/run/newer/bin"
 PROGRAMS = ("libvirtd", "mdevctl", "virsh")
 SHARED = "run proc sys dev tmp etc/mdevctl.d"  # run first, before it holds all the others
 SET_UP = """
 mkdir -p /run/newer/{{root,upper,work,bin,tmp}} /run/libvirt
-mount --bind /run/newer/tmp /tmp
+case {checkout} in /tmp/*)
+    mkdir -p /run/newer{checkout} && mount --bind {checkout} /run/newer{checkout} ;;
+esac
+mount --rbind /run/newer/tmp /tmp
 mount -t overlay overlay -o lowerdir={lower},upperdir=/run/newer/upper,workdir=/run/newer/work /run/newer/root
 for folder in {shared}; do
     mkdir -p /run/newer/root/$folder
@@ -46,7 +49,8 @@ class NewerStack:
 
     def __init__(self, lab: Lab, root: Path) -> None:
         self._lab = lab
-        lab.shell(SET_UP.format(lower=root, shared=SHARED, programs=" ".join(PROGRAMS), bin=BIN))
+        programs = " ".join(PROGRAMS)
+        lab.shell(SET_UP.format(lower=root, shared=SHARED, programs=programs, bin=BIN, checkout=CHECKOUT))
 
     def shell(self, script: str, *, check: bool = True) -> Result:
         return self._lab.shell(f"PATH={BIN}:$PATH\n{script}", check=check)

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,9 +25,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """Files may grow to 4096 bytes: a real error of the kernel (EFBIG) in the middle of a write."""
+    """Files may grow to 4096 bytes: a real error of the kernel (EFBIG) in the middle of a write.
+
+    For the call alone: pytest's own output may be a file that is longer by now.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
@@ -94,11 +98,11 @@ def test_the_temporary_file_stands_in_the_other_folder(
     assert seen == [([".uuid.new", "matrix"], []), (["matrix"], ["uuid"])]
 
 
-def test_a_disk_that_fills_up_leaves_the_old_text_alone(tmp_path: Path, full_disk: None) -> None:
+def test_a_disk_that_fills_up_leaves_the_old_text_alone(tmp_path: Path) -> None:
     path = tmp_path / "host.toml"
     atomic.replace(path, "old")
 
-    with pytest.raises(OSError, match="File too large") as error:
+    with full_disk(), pytest.raises(OSError, match="File too large") as error:
         atomic.replace(path, "x" * 10_000)
 
     assert error.value.errno == errno.EFBIG

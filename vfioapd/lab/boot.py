@@ -193,10 +193,11 @@ class _CgroupFolders:
 
 
 def _binds() -> Iterator[str]:
-    """The lab's own program and interpreter, if an overlay of / does not show them already."""
+    """The lab's own program and interpreter, if an overlay of / does not show them already, or if they
+    are where the container has folders of its own."""
     device = os.stat("/").st_dev
     for path in (PACKAGE_PARENT, Path(sys.prefix)):
-        if path.stat().st_dev != device:
+        if path.stat().st_dev != device or path.parts[1] in ("tmp", "run", "dev"):
             yield f"--bind-ro={path}"
 
 
