@@ -4,11 +4,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from vfioapd.lab.boot_harness import BootedLab, booted_lab
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(
+    CHECKOUT.parts[1] == "tmp", reason="a unit with PrivateTmp=yes cannot run a daemon from below /tmp"
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
