@@ -18,7 +18,6 @@ pytestmark = pytest.mark.skipif(
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 HOST = "rdbkvm4"
 UUID = "825b3872-0001-0005-0011-28a403f8b357"
