@@ -116,6 +116,7 @@ def test_a_defined_device_is_started_and_ended(virsh: Virsh) -> None:
     assert virsh.names("--cap", "mdev", "--all") == []
 
 
+@pytest.mark.unsteady
 def test_events_tell_of_devices_that_come_and_go(
     virsh: Virsh, events: list[str], wait_until: Callable[..., None]
 ) -> None:
@@ -126,6 +127,7 @@ def test_events_tell_of_devices_that_come_and_go(
     wait_until(lambda: f"{NAME} lifecycle Deleted" in events, "virsh told of its end")
 
 
+@pytest.mark.unsteady
 def test_an_adapter_that_leaves_and_comes_is_an_event(
     virsh: Virsh, events: list[str], wait_until: Callable[..., None]
 ) -> None:
