@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vfioapd.domain.definition import Desired
@@ -78,5 +79,12 @@ class DesiredState:
     def state(self, host: LiveHost, *, disrupt: bool = False) -> State:
         """What a command starts from: a fresh snapshot and what is in force."""
         desired = self.applied()
-        stopped = (atomic.read(self._places.stopped) or "").split()
-        return State(host.snapshot(desired), desired, frozenset(stopped), disrupt)
+        return State(host.snapshot(desired), desired, self._stopped(), disrupt)
+
+    def bare_state(self, host: LiveHost) -> State:
+        """The same without any call of libvirt, for what a hook may be waiting for: reading a guest would
+        wait for that hook. Guests and the definitions of others are not known then."""
+        return State(replace(host.bus(), guests=None), self.applied(), self._stopped())
+
+    def _stopped(self) -> frozenset[str]:
+        return frozenset((atomic.read(self._places.stopped) or "").split())

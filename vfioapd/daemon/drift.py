@@ -57,7 +57,7 @@ class Drift:
         """
         service = self._service
         try:
-            state = service.hooks.bare_state()  # a read of guests would wait for a hook that waits for us
+            state = service.desired.bare_state(service.host)  # a hook may wait for this thread
             found = service.changes.edited_definitions(state.desired) | find_drift(state)
         except (VfioApError, OSError) as error:
             logger.warning("drift cannot be told: %s", error)
@@ -97,7 +97,7 @@ class Drift:
         service = self._service
         try:
             with ap_lock(service.places.lock):
-                state = service.hooks.bare_state()  # a read of guests would wait for a hook that waits for us
+                state = service.desired.bare_state(service.host)  # a hook may wait for this thread
                 definition = state.desired.find(name)
                 if definition is None or definition not in wishes.should_run(state):
                     service.failures.pop(name, None)

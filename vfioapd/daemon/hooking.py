@@ -20,7 +20,6 @@ from vfioapd.domain.problems import Problem, Refused, Unavailable, VfioApError
 from vfioapd.domain.queue_set import QueueSet
 from vfioapd.plan import wishes
 from vfioapd.plan.planner import plan
-from vfioapd.plan.wish import State
 from vfioapd.store import atomic
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from vfioapd.daemon.service import Service
     from vfioapd.domain.definition import Definition
     from vfioapd.domain.snapshot import Mdev
+    from vfioapd.plan.wish import State
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +74,11 @@ class Hooks:
         found = (desired.by_uuid(parse_uuid(uuid)) for uuid in uuids)
         return [one for one in found if one is not None]
 
-    def bare_state(self) -> State:
-        """What can be known without libvirt."""
-        places, desired = self._service.places, self._service.desired.applied()
-        stopped = (atomic.read(places.stopped) or "").split()
-        return State(replace(self._service.host.bus(), guests=None), desired, frozenset(stopped))
+    def _state(self) -> State:
+        return self._service.desired.bare_state(self._service.host)
 
     def _is_made(self, definition: Definition) -> bool:
-        state = self.bare_state()
+        state = self._state()
         return not plan(state.snapshot, wishes.restore(state, [definition]).target).steps
 
     # --- prepare
@@ -100,7 +97,7 @@ class Hooks:
                 hint="start the guest again when that is done",
             ) from None
         except VfioApError as error:
-            state = self.bare_state()
+            state = self._state()
             if any(one.name in names and not state.is_active(one) for one in state.desired.definitions):
                 raise
             logger.warning("the matrix of guest %s was not made as defined: %s", guest, error)
@@ -113,7 +110,7 @@ class Hooks:
     def _make(self, guest: str, names: Sequence[str]) -> None:
         service = self._service
         with ap_lock(service.places.lock, patience=LOCK_PATIENCE):
-            state = self.bare_state()
+            state = self._state()
             wanted = [one for one in state.desired.definitions if one.name in names]
             absent = [one for one in wanted if not state.is_active(one)]
             wish = replace(wishes.restore(state, wanted), stopped=state.stopped - set(names))
@@ -159,7 +156,7 @@ class Hooks:
         self.forget(names)
 
     def _stop_one(self, name: str) -> None:
-        state = self.bare_state()
+        state = self._state()
         definition = state.desired.find(name)
         mdev = state.snapshot.mdev(definition.uuid) if definition else None
         if definition is None or definition.start is not Start.MANUAL or mdev is None or mdev.in_use:
