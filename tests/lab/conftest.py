@@ -8,11 +8,12 @@ machine outside must look the same afterwards, which is checked at the end of th
 from __future__ import annotations
 
 import os
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from labs import mark_as_lab, skip_without_root, wait
 
 from vfioapd.lab.harness import Lab, Result, run_in_new_lab, running_lab
 
@@ -36,15 +37,12 @@ State = dict[str, object]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.lab)
+    mark_as_lab(items, HERE)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("labs need root")
+    skip_without_root()
 
 
 @pytest.fixture(scope="session")
@@ -76,14 +74,7 @@ def lab_run() -> Callable[..., Result]:
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
     """Waits for what sends no event: wait_until(condition, "what", seconds=10)."""
-    return _wait_until
-
-
-def _wait_until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
-        time.sleep(0.02)
+    return partial(wait, seconds=10)
 
 
 def _machine_state() -> State:

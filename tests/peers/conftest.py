@@ -6,12 +6,12 @@ A program that cannot be fetched is a skip that says why.
 
 from __future__ import annotations
 
-import os
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from labs import mark_as_lab, skip_without_root, wait
 from newer_stack import NewerStack
 
 from vfioapd.lab import peers
@@ -28,15 +28,12 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.lab)
+    mark_as_lab(items, HERE)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("labs need root")
+    skip_without_root()
 
 
 @pytest.fixture(scope="session")
@@ -80,11 +77,4 @@ def newer(lab: Lab, newer_root: Path) -> NewerStack:
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
     """Waits for what sends no event: wait_until(condition, "what", seconds=60)."""
-    return _wait_until
-
-
-def _wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
-        time.sleep(0.05)
+    return partial(wait, seconds=60)
