@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from bench.figures import Figure, Goal, Section, ratio
 from bench.processes import VFIOAPCTL, milliseconds, run, running_daemon
+from vfioapd.backend import write_helper
 from vfioapd.domain.mask import Mask
 from vfioapd.lab import wire
 from vfioapd.lab.layout import Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bench.inside import Options
 
 ADAPTERS, DOMAINS = range(60), range(85)
@@ -23,34 +30,42 @@ MATRIX = Path("/sys/devices/vfio_ap/matrix")
 CREATE = MATRIX / "mdev_supported_types/vfio_ap-passthrough/create"
 DEFINITIONS = Path("/etc/mdevctl.d/matrix")
 EVERYTHING = "0x" + "f" * 64
+SETTLE_SECONDS = 1.0
 
 METHOD = """\
-{host}, no device and all queues the host's before each sample. One `vfioapctl apply` of a host.toml with 85
-matrices of 60 adapters × 1 domain, whole process: lock, one read of the host, plan, journal, writes, a check
-by a fresh read, definitions, revision. Beside it the bare writes that this takes at least (one mask, 85
-devices made, 85 matrices set), by a loop in Python that checks nothing; and `mdevctl start` of the same
-85, one process each, with the mask already right. The daemon is stopped (SIGSTOP) while the others run."""
+{host}, no device, all queues the host's and udevd idle before each sample. One `vfioapctl apply` of a
+host.toml with 85 matrices of 60 adapters × 1 domain, whole process: lock, one read of the host, plan,
+journal, writes, a check by a fresh read, definitions, revision. Beside it the bare writes that this takes at
+least (one mask, 85 devices made, 85 matrices set), by the process that makes the daemon's writes, started for
+them and given all of them at once: it checks nothing; and the mask followed by `mdevctl start` of the same
+85, one process each. The daemon is stopped (SIGSTOP) while the others run."""
 
 
 def measure(options: Options) -> Section:
     """The three in turn; then an apply with nothing to do."""
     ours = Figure("`vfioapctl apply` of 85 matrices", "ms", [])
     bare = Figure("the bare writes", "ms", [])
-    mdevctl = Figure("85 × `mdevctl start`, mask right", "ms", [])
+    mdevctl = Figure("the mask, then 85 × `mdevctl start`", "ms", [])
     again = Figure("`vfioapctl apply`, nothing to do", "ms", [])
     writes = idle_writes = 0
+    writes_file = Path("/run/vfioapd-bench.writes")
+    writes_file.write_text("".join(f"{json.dumps([str(path), text])}\n" for path, text in _bare_writes()))
     with running_daemon() as daemon:
         for _ in range(options.rounds):
             _apply(_host_file(()))
+            _settle()
             _writes(reset=True)
             ours.samples.append(milliseconds(lambda: _apply(_host_file(DOMAINS))))
             writes = _writes()
+            _settle()
             again.samples.append(milliseconds(lambda: run(VFIOAPCTL, "apply")))
             idle_writes = _writes() - writes
             with daemon.frozen():
                 _empty()
-                bare.samples.append(milliseconds(_bare))
-                _empty(masks=False)
+                _settle()
+                bare.samples.append(milliseconds(lambda: _bare(writes_file)))
+                _empty()
+                _settle()
                 mdevctl.samples.append(milliseconds(_mdevctl))
                 _empty()
     least = 1 + 2 * len(DOMAINS)
@@ -83,25 +98,39 @@ def _apply(text: str) -> None:
     run(VFIOAPCTL, "apply", str(file), "--disrupt")
 
 
-def _empty(*, masks: bool = True) -> None:
-    """No devices; with ``masks`` every queue the host's."""
+def _empty() -> None:
+    """No devices, every queue the host's."""
     for device in Path("/sys/bus/mdev/devices").iterdir():
         _write(device / "remove", "1\n")
-    if masks:
-        _write(BUS / "apmask", f"{EVERYTHING}\n")
-        _write(BUS / "aqmask", f"{EVERYTHING}\n")
+    _write(BUS / "apmask", f"{EVERYTHING}\n")
+    _write(BUS / "aqmask", f"{EVERYTHING}\n")
 
 
-def _bare() -> None:
+def _bare(file: Path) -> None:
+    with file.open() as lines:
+        helper = [sys.executable, "-I", "-S", write_helper.__file__]
+        answers = subprocess.run(helper, stdin=lines, capture_output=True, text=True, check=True).stdout
+    if set(answers.split()) != {"0"}:
+        raise SystemExit(f"bench: the bare writes were answered {answers.split()}")
+
+
+def _bare_writes() -> Iterator[tuple[Path, str]]:
     adapters = Mask.of(ADAPTERS)
-    _write(BUS / "apmask", ",".join(f"-{adapter}" for adapter in ADAPTERS) + "\n")
+    yield BUS / "apmask", ",".join(f"-{adapter}" for adapter in ADAPTERS) + "\n"
     for domain in DOMAINS:
-        _write(CREATE, f"{_uuid(domain)}\n")
+        yield CREATE, f"{_uuid(domain)}\n"
         domains = Mask.of([domain])
-        _write(MATRIX / str(_uuid(domain)) / "ap_config", f"{adapters},{domains},{domains}\n")
+        yield MATRIX / str(_uuid(domain)) / "ap_config", f"{adapters},{domains},{domains}\n"
+
+
+def _settle() -> None:
+    """Until udevd and the daemon have heard all that was said about the queues that moved."""
+    run("udevadm", "settle", "--timeout", "60")
+    time.sleep(SETTLE_SECONDS)
 
 
 def _mdevctl() -> None:
+    _write(*next(_bare_writes()))
     for domain in DOMAINS:
         run("mdevctl", "start", "--uuid", str(_uuid(domain)))
 

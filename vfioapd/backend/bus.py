@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from vfioapd.backend.mdev import read_mdevs
 from vfioapd.backend.paths import BUS, DEVICES, DRIVERS, MATRIX, MDEVS, card_path, queue_path
 from vfioapd.domain.apqn import Apqn, parse_apqn
 from vfioapd.domain.mask import ALL_HOST, HostMasks, parse_mask
-from vfioapd.domain.numbers import AdapterId, DomainId
+from vfioapd.domain.numbers import BITS, AdapterId, DomainId
 from vfioapd.domain.problems import Problem, Unavailable
 from vfioapd.domain.snapshot import VFIO_DRIVER, Card, Kernel, Mode, QueueDetail, QueueState, Snapshot
 
@@ -37,14 +39,14 @@ def read_snapshot(sysfs: Sysfs, *, whole: bool = True) -> Snapshot:
     and the whole is read again when it moved. Guests and definitions are left empty: not the bus.
     """
     for _ in range(ATTEMPTS):
-        before = _moving_parts(sysfs)
+        before = _read_moving(sysfs)
         try:
-            snapshot = _read_once(sysfs, whole=whole)
+            snapshot = _read_once(sysfs, before, whole=whole)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENODEV):  # something left while it was read
                 continue
             raise
-        if _moving_parts(sysfs) == before and not _share_queues(snapshot.mdevs):
+        if _read_moving(sysfs) == before and not _share_queues(snapshot.mdevs):
             return snapshot
     raise Unavailable(
         Problem.AP_BUS_MISSING,
@@ -69,17 +71,27 @@ def read_details(sysfs: Sysfs, queues: tuple[QueueState, ...]) -> dict[Apqn, Que
     return details
 
 
-def _moving_parts(sysfs: Sysfs) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class _Moving:
+    """What may change at any time, as text; compared whole, and used so that it is read once less."""
+
+    apmask: str
+    aqmask: str
+    bindings: str
+    devices: list[str]  # bindings only counts: a queue in the place of another shows in the names alone
+    mdevs: list[str]
+
+
+def _read_moving(sysfs: Sysfs) -> _Moving:
     try:
-        parts = [sysfs.read(f"{BUS}/{name}") for name in ("apmask", "aqmask", "bindings")]
+        apmask, aqmask, bindings = (sysfs.read(f"{BUS}/{name}") for name in ("apmask", "aqmask", "bindings"))
     except FileNotFoundError as missing:
         raise Unavailable(
             Problem.AP_BUS_MISSING,
             "this kernel shows no AP bus (/sys/bus/ap)",
             hint="on an IBM Z host load it with 'modprobe ap'; anywhere else use vfioap-lab",
         ) from missing
-    # bindings only counts, so a queue that takes the place of another shows in the names alone
-    return (*parts, *sysfs.names(DEVICES), *_names(sysfs, MDEVS))
+    return _Moving(apmask, aqmask, bindings, sysfs.names(DEVICES), _names(sysfs, MDEVS))
 
 
 def _share_queues(mdevs: tuple[Mdev, ...]) -> bool:
@@ -91,15 +103,14 @@ def _share_queues(mdevs: tuple[Mdev, ...]) -> bool:
     )
 
 
-def _read_once(sysfs: Sysfs, *, whole: bool) -> Snapshot:
-    names = sysfs.names(DEVICES)
-    kernel = _read_kernel(sysfs, names)
-    masks = HostMasks(*(parse_mask(sysfs.read(f"{BUS}/{name}")) for name in ("apmask", "aqmask")))
+def _read_once(sysfs: Sysfs, moving: _Moving, *, whole: bool) -> Snapshot:
+    kernel = _read_kernel(sysfs, moving)
+    masks = HostMasks(parse_mask(moving.apmask), parse_mask(moving.aqmask))
     return Snapshot(
         masks=masks,
-        cards=_read_cards(sysfs, names) if whole else (),
-        queues=_read_queues(sysfs, names, overrides=kernel.driver_override and masks == ALL_HOST),
-        mdevs=read_mdevs(sysfs, ap_config=kernel.ap_config, whole=whole) if kernel.vfio_ap else (),
+        cards=_read_cards(sysfs, moving.devices) if whole else (),
+        queues=_read_queues(sysfs, moving.devices, overrides=kernel.driver_override and masks == ALL_HOST),
+        mdevs=read_mdevs(sysfs, moving.mdevs, ap_config=kernel.ap_config, whole=whole),
         usage_domains=_read_domains(sysfs, "ap_usage_domain_mask"),
         control_domains=_read_domains(sysfs, "ap_control_domain_mask"),
         kernel=kernel,
@@ -117,12 +128,18 @@ def _read_queues(sysfs: Sysfs, names: list[str], *, overrides: bool) -> tuple[Qu
         drivers |= dict.fromkeys(filter(_QUEUE.fullmatch, sysfs.names(f"{DRIVERS}/{driver}")), driver)
     found = []
     for name in filter(_QUEUE.fullmatch, names):
-        queue, bound = parse_apqn(name), drivers.get(name)
+        queue, bound = _queue_named(name), drivers.get(name)
         override = VFIO_DRIVER if overrides and bound == VFIO_DRIVER else ""
         if overrides and bound is None:
             override = read_override(sysfs, queue)
         found.append(QueueState(queue, bound, override))
     return tuple(found)
+
+
+@lru_cache(maxsize=BITS * BITS)
+def _queue_named(name: str) -> Apqn:
+    """The same few thousand names at every read."""
+    return parse_apqn(name)
 
 
 def _read_cards(sysfs: Sysfs, names: list[str]) -> tuple[Card, ...]:
@@ -146,14 +163,14 @@ def _read_detail(sysfs: Sysfs, state: QueueState) -> QueueDetail:
     )
 
 
-def _read_kernel(sysfs: Sysfs, names: list[str]) -> Kernel:
-    queue = next(filter(_QUEUE.fullmatch, names), None)
+def _read_kernel(sysfs: Sysfs, moving: _Moving) -> Kernel:
+    queue = next(filter(_QUEUE.fullmatch, moving.devices), None)
     features = _optional(sysfs, f"{MATRIX}/features")
     return Kernel(
         vfio_ap="vfio_ap-passthrough" in _names(sysfs, f"{MATRIX}/mdev_supported_types"),
         ap_config="ap_config" in (features or "").split(),
         driver_override=queue is not None and "driver_override" in sysfs.names(queue_path(parse_apqn(queue))),
-        complete="(complete)" in sysfs.read(f"{BUS}/bindings"),
+        complete="(complete)" in moving.bindings,
     )
 
 

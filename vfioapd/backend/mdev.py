@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from vfioapd.backend.paths import MDEVS, mdev_path, queue_path
+from vfioapd.backend.paths import mdev_path, queue_path
 from vfioapd.domain.apqn import Apqn, parse_apqn
 from vfioapd.domain.mask import Mask, parse_mask
 from vfioapd.domain.matrix import READABLE_PAIRS, Matrix
@@ -17,20 +17,20 @@ from vfioapd.domain.numbers import AdapterId, DomainId
 from vfioapd.domain.snapshot import Mdev
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from vfioapd.backend.sysfs import Sysfs
 
 _MEMBER = re.compile(r"([0-9a-f]{2})?\.([0-9a-f]{4})?")
 
 
-def read_mdevs(sysfs: Sysfs, *, ap_config: bool, whole: bool = True) -> tuple[Mdev, ...]:
-    """Every vfio_ap device, sorted by UUID. One that vanishes while being read is left out.
+def read_mdevs(sysfs: Sysfs, names: Iterable[str], *, ap_config: bool, whole: bool) -> tuple[Mdev, ...]:
+    """The vfio_ap devices of these names. One that vanishes while being read is left out.
 
     Not ``whole``: without what a guest gets of it and whether one has it.
     """
     found = []
-    for name in sysfs.names(MDEVS):
+    for name in names:
         try:
             found.append(_read_mdev(sysfs, UUID(name), ap_config=ap_config, whole=whole))
         except OSError as error:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from vfioapd.daemon.live_host import LiveHost
     from vfioapd.daemon.places import Places
-    from vfioapd.domain.apqn import Apqn
     from vfioapd.domain.definition import Desired
+    from vfioapd.domain.queue_set import QueueSet
     from vfioapd.engine.journal import Journal
     from vfioapd.plan.planner import Target
     from vfioapd.plan.steps import Step
@@ -158,5 +158,5 @@ def _file(path: Path, after: str | None, *, volatile: bool = False) -> Iterator[
         yield WriteFile(str(path), before, after, volatile)
 
 
-def _texts(queues: Iterable[Apqn]) -> list[str]:
-    return [str(queue) for queue in sorted(queues)]
+def _texts(queues: QueueSet) -> list[str]:
+    return list(map(str, queues))

@@ -26,24 +26,28 @@ class DesiredState:
     def __init__(self, places: Places, history: History) -> None:
         self._places = places
         self._history = history
-        self._parsed: tuple[str, Desired] = ("", Desired())
+        self._parsed: dict[str, Desired] = {}  # texts read of late; a host.toml of a large host takes a while
 
     def applied(self) -> Desired:
         """What is in force: the newest revision. Before there is any, nothing."""
         text = self.applied_text()
         if text is None:
             return Desired()
-        if text != self._parsed[0]:
-            self._parsed = (text, self._parse(text))
-        return self._parsed[1]
-
-    def _parse(self, text: str) -> Desired:
-        """A revision that cannot be read (damaged, or a newer vfioapd's) leaves host.toml to go by."""
         try:
-            return host_file.parse(text, f"revision {self._history.last()}")
+            return self.parse(text, f"revision {self._history.last()}")
         except VfioApError as error:
+            # A revision that cannot be read (damaged, or a newer vfioapd's) leaves host.toml to go by.
             logger.warning("%s; %s is in force instead", error, self._places.host_file)
             return host_file.read(self._places.host_file).desired
+
+    def parse(self, text: str, name: str) -> Desired:
+        """What a text says, ``name`` being what errors call it. Raises as ``host_file.parse`` does."""
+        found = self._parsed.get(text)
+        if found is None:
+            found = host_file.parse(text, name)
+            kept = list(self._parsed.items())[-1:]  # the one in force, most often; reads may come meanwhile
+            self._parsed = {**dict(kept), text: found}
+        return found
 
     def applied_text(self) -> str | None:
         """The newest revision to the letter."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GATHER = 0.3  # seconds; a mask write alone sends two events for each queue it moves
+LISTEN = 0.02  # seconds; events that come in thousands are taken many at a time, not one at each turn
 
 
 class News:
@@ -39,7 +40,7 @@ class News:
         """Listen from now on. What cannot be watched is said and done without."""
         with contextlib.suppress(OSError):
             uevents = UeventMonitor()
-            self._loop.add_reader(uevents.fileno(), self._heard, uevents)
+            self._loop.add_reader(uevents.fileno(), self._rings, uevents)
         places = self._service.places
         files = FolderWatch()
         for folder in (places.definitions, places.host_file.parent):
@@ -48,14 +49,19 @@ class News:
                 files.add(folder)
             except OSError as error:
                 logger.warning("%s is not watched: %s", folder, error)
-        self._loop.add_reader(files.fileno(), self._heard, files)
+        self._loop.add_reader(files.fileno(), self._rings, files)
 
     def hear(self, what: str) -> None:
         """News that came another way, such as from libvirt."""
         logger.debug("news: %s", what)
         self._look_in(GATHER)
 
+    def _rings(self, source: UeventMonitor | FolderWatch) -> None:
+        self._loop.remove_reader(source.fileno())
+        self._loop.call_later(LISTEN, self._heard, source)
+
     def _heard(self, source: UeventMonitor | FolderWatch) -> None:
+        self._loop.add_reader(source.fileno(), self._rings, source)
         heard = source.read()
         for one in heard:
             logger.debug("news: %s", one)

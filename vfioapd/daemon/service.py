@@ -279,7 +279,7 @@ class Service:
     def _parse(self, text: str | None) -> Desired:
         if text is None:
             return host_file.read(self.places.host_file).desired
-        return host_file.parse(text, str(self.places.host_file))
+        return self.desired.parse(text, str(self.places.host_file))
 
     def _torn(self) -> list[Refused]:
         """Definitions of others that stop mdevctl and libvirt from reading any definition at all."""

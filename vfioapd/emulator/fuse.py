@@ -14,7 +14,9 @@ import os
 import stat
 import threading
 import time
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from . import fuse_protocol as protocol
@@ -49,6 +51,19 @@ class _Handle:
     path: str
     file: File
     content: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """A directory as readdir gives it, and where each of its entries ends."""
+
+    content: bytes
+    ends: tuple[int, ...]
+
+    def part(self, offset: int, size: int) -> bytes:
+        """What fits, without cutting an entry."""
+        last = bisect_right(self.ends, offset + size) - 1
+        return self.content[offset : self.ends[last]] if last >= 0 else b""
 
 
 @dataclass(slots=True)
@@ -102,7 +117,7 @@ class Server:
         self._started = started
         self._names = Names()
         self._handles: dict[int, _Handle] = {}
-        self._listings: dict[int, bytes] = {}
+        self._listings: dict[int, _Listing] = {}
         self._next_handle = 1
         self._since = int(time.time())
         self._waiting: dict[int, threading.Event] = {}  # interrupt of each blocked write
@@ -282,36 +297,32 @@ class Server:
 
     def _opendir(self, header: Header, _body: memoryview) -> bytes:
         entries = self._kernel.entries(self._names.path(header.nodeid))
-        found = [(b".", stat.S_IFDIR), (b"..", stat.S_IFDIR)]
-        found += [(name.encode(), _TYPES[kind]) for name, kind in entries]
-        # libudev silently skips entries whose type readdir does not tell.
-        listing = bytearray()
-        for index, (name, mode) in enumerate(found):
-            entry_end = len(listing) + (protocol.DIRENT.size + len(name) + 7) // 8 * 8
-            listing += protocol.dirent(index + 2, entry_end, name, mode)
         handle = self._new_handle()
-        self._listings[handle] = bytes(listing)
+        self._listings[handle] = _listing(tuple(entries))
         return protocol.OPEN_OUT.pack(handle, 0, 0)
 
     def _readdir(self, _header: Header, body: memoryview) -> bytes:
         number, offset, size, *_ = protocol.IO_IN.unpack_from(body)
-        listing = self._listings[number]
-        return listing[offset : _last_whole_entry(listing, offset, size)]
+        return self._listings[number].part(offset, size)
 
     def _releasedir(self, _header: Header, body: memoryview) -> bytes:
         self._listings.pop(protocol.RELEASE_IN.unpack_from(body)[0], None)
         return b""
 
 
-def _last_whole_entry(listing: bytes, offset: int, size: int) -> int:
-    """Where to cut a listing so that no entry is cut; an entry's offset is where it ends."""
-    end = offset
-    while end < len(listing):
-        after: int = protocol.DIRENT.unpack_from(listing, end)[1]
-        if after - offset > size:
-            break
-        end = after
-    return end
+@lru_cache(maxsize=16)
+def _listing(entries: tuple[tuple[str, Kind], ...]) -> _Listing:
+    """Kept for directories that are read again as they were: the bus lists thousands of devices."""
+    found = [(b".", stat.S_IFDIR), (b"..", stat.S_IFDIR)]
+    found += [(name.encode(), _TYPES[kind]) for name, kind in entries]
+    content = bytearray()
+    ends = []
+    # libudev silently skips entries whose type readdir does not tell.
+    for index, (name, mode) in enumerate(found):
+        end = len(content) + (protocol.DIRENT.size + len(name) + 7) // 8 * 8
+        content += protocol.dirent(index + 2, end, name, mode)
+        ends.append(end)
+    return _Listing(bytes(content), tuple(ends))
 
 
 def _is_dying(pid: int) -> bool:
