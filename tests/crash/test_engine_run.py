@@ -268,23 +268,12 @@ def test_a_look_at_the_host_that_fails_undoes_the_change_with_and_without_files(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(rig.host, "bus", Second(rig.host.bus, fail))
+    monkeypatch.setattr(rig.host, "glance", fail)
     with pytest.raises(ApplyError):
         rig.attach("vault", "bastion", "live")
     monkeypatch.undo()
     assert rig.state() == before
     assert rig.journal.unfinished() is None
-
-
-class Second:
-    """Calls the first function the first time, the other one ever after."""
-
-    def __init__(self, first: Callable[[], object], then: Callable[[], object]) -> None:
-        self._first, self._then, self._calls = first, then, 0
-
-    def __call__(self) -> object:
-        self._calls += 1
-        return self._first() if self._calls == 1 else self._then()
 
 
 class SmallDisk:

@@ -131,7 +131,7 @@ REFUSALS: list[tuple[str, list[KernelStep], KernelStep, str, str]] = [
         filled("6.12"),
         WriteMask(Axis.APMASK, AWAY, FULL_MASK),
         "EBUSY",
-        "an mdev holds a queue that would go back",
+        "an mdev holds a queue of that adapter",
     ),
     ("device that is not there", [], RemoveMdev(DEVICE), "ENOENT", "No such file"),
 ]

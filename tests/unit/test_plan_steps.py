@@ -92,10 +92,23 @@ def test_a_record_that_is_no_step_is_refused(record: dict[str, object]) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(steps.filter(lambda step: not isinstance(step, RemoveMdev)))
+@given(steps.filter(lambda step: not isinstance(step, (RemoveMdev, WriteMask))))
 def test_the_inverse_of_the_inverse_is_the_step(step: Step) -> None:
     (back,) = inverse(step)
     assert inverse(back) == (step,) or isinstance(step, CreateMdev)
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks, masks)
+def test_a_mask_goes_back_in_writes_that_clear_or_set_and_clears_first(now: Mask, then: Mask) -> None:
+    at, any_set = now, False
+    for back in inverse(WriteMask(Axis.APMASK, then, now)):
+        assert isinstance(back, WriteMask)
+        assert back.before == at
+        cleared, to_set = (back.before - back.after).numbers(), (back.after - back.before).numbers()
+        assert not (cleared and (to_set or any_set))
+        at, any_set = back.after, bool(to_set)
+    assert at == then
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -29,30 +29,32 @@ _CARD = re.compile(r"card([0-9a-f]{2})")
 _MODES = {"C": Mode.CCA, "P": Mode.EP11, "A": Mode.ACCELERATOR}
 
 
-def read_snapshot(sysfs: Sysfs, *, whole: bool = True) -> Snapshot:
+def read_snapshot(sysfs: Sysfs) -> Snapshot:
     """The bus, its cards, queues, drivers and devices, as they were at one moment.
-
-    Not ``whole``: what steps are planned from, without what only tells what they mean (cards, and what
-    guests have of the devices). That halves the reads, for the check after a change.
 
     The kernel offers no such read. So what moves (masks, devices, bindings) is read before and after,
     and the whole is read again when it moved. Guests and definitions are left empty: not the bus.
     """
     for _ in range(ATTEMPTS):
         before = _read_moving(sysfs)
-        try:
-            snapshot = _read_once(sysfs, before, whole=whole)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENODEV):  # something left while it was read
-                continue
-            raise
-        if _read_moving(sysfs) == before and not _share_queues(snapshot.mdevs):
+        snapshot = _read_once(sysfs, before, whole=True)
+        if snapshot and _read_moving(sysfs) == before and not _share_queues(snapshot.mdevs):
             return snapshot
     raise Unavailable(
         Problem.AP_BUS_MISSING,
         f"the AP bus changed during each of {ATTEMPTS} reads, so there is no one state to plan from",
         hint="another program is changing masks or devices; try again when it is done",
     )
+
+
+def glance(sysfs: Sysfs) -> Snapshot | None:
+    """What steps are planned from, in one pass, a third of the reads: without what only tells what steps
+    mean (cards, and what guests have of the devices). None when something left meanwhile.
+
+    For the check after a change. What others change meanwhile may be seen in part, so where it shows
+    something amiss only ``read_snapshot`` tells whether that is so.
+    """
+    return _read_once(sysfs, _read_moving(sysfs), whole=False)
 
 
 def read_override(sysfs: Sysfs, queue: Apqn) -> str:
@@ -103,7 +105,16 @@ def _share_queues(mdevs: tuple[Mdev, ...]) -> bool:
     )
 
 
-def _read_once(sysfs: Sysfs, moving: _Moving, *, whole: bool) -> Snapshot:
+def _read_once(sysfs: Sysfs, moving: _Moving, *, whole: bool) -> Snapshot | None:
+    try:
+        return _read_parts(sysfs, moving, whole=whole)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):  # something left while it was read
+            raise
+        return None
+
+
+def _read_parts(sysfs: Sysfs, moving: _Moving, *, whole: bool) -> Snapshot:
     kernel = _read_kernel(sysfs, moving)
     masks = HostMasks(parse_mask(moving.apmask), parse_mask(moving.aqmask))
     return Snapshot(

@@ -38,7 +38,7 @@ _MEANINGS = {
     (Assign, errno.ENODEV): "the number is beyond what this machine has",
     (CreateMdev, errno.EEXIST): "an mdev of that UUID exists already",
     (CreateMdev, errno.EUSERS): "the kernel allows no further mdev",
-    (WriteMask, errno.EBUSY): "an mdev holds a queue that would go back to the host",
+    (WriteMask, errno.EBUSY): "an mdev holds a queue of that adapter or domain",
     (SetOverride, errno.EINVAL): "the kernel takes no driver_override while apmask or aqmask is in use",
     (WriteMask, errno.EINVAL): "the kernel refuses masks while a queue has a driver_override",
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vfioapd.daemon.places import Places
     from vfioapd.domain.definition import Desired
     from vfioapd.domain.queue_set import QueueSet
+    from vfioapd.domain.snapshot import Snapshot
     from vfioapd.engine.journal import Journal
     from vfioapd.plan.planner import Target
     from vfioapd.plan.steps import Step
@@ -119,18 +120,20 @@ class Changes:
 
     def _verify(self, target: Target) -> None:
         """A fresh read must leave nothing to plan, and guests must have what was plugged."""
-        still = replace(target, unplugs=(), plugs=(), released=EMPTY)
-        guest_steps: tuple[Step, ...] = (*target.unplugs, *target.plugs)
-        left = [
-            *plan(self._host.bus(whole=False), still).steps,
-            *(step for step in guest_steps if not self._host.holds(step)),
-        ]
-        if left:
+        glance = self._host.glance()
+        if glance is not None and not self._left(target, glance):
+            return
+        if left := self._left(target, self._host.bus()):
             raise VfioApError(
                 Problem.VERIFY_FAILED,
                 f"the host is not as it was set a moment ago; still to do: {'; '.join(map(describe, left))}",
                 hint="another program changes masks or devices at the same time; stop it, then try again",
             )
+
+    def _left(self, target: Target, snapshot: Snapshot) -> list[Step]:
+        still = replace(target, unplugs=(), plugs=(), released=EMPTY)
+        guest_steps: tuple[Step, ...] = (*target.unplugs, *target.plugs)
+        return [*plan(snapshot, still).steps, *(step for step in guest_steps if not self._host.holds(step))]
 
 
 def change_record(what: str, made: Plan, steps: Iterable[Step], *, made_now: bool) -> Change:

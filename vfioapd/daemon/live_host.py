@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from vfioapd.backend.bus import read_details, read_snapshot
+from vfioapd.backend.bus import glance, read_details, read_snapshot
 from vfioapd.backend.kernel_steps import KernelSteps
 from vfioapd.plan.steps import Plug, Unplug, WriteFile
 from vfioapd.store.file_steps import FileSteps
@@ -45,9 +45,13 @@ class LiveHost:
         foreign = tuple(one for uuid, one in folder.definitions.items() if desired.by_uuid(uuid) is None)
         return replace(self.bus(), guests=self._guests.read(), foreign_definitions=foreign)
 
-    def bus(self, *, whole: bool = True) -> Snapshot:
+    def bus(self) -> Snapshot:
         """The kernel's part alone."""
-        return read_snapshot(self._sysfs, whole=whole)
+        return read_snapshot(self._sysfs)
+
+    def glance(self) -> Snapshot | None:
+        """As much of the kernel's part as steps are planned from; see backend.bus.glance."""
+        return glance(self._sysfs)
 
     def details(self, snapshot: Snapshot) -> dict[Apqn, QueueDetail]:
         """What only each queue's own files tell."""

@@ -48,17 +48,21 @@ def plan_masks(
     keep: Iterable[Apqn],
     released: Iterable[Apqn] = (),
     pinned: Iterable[Apqn] = (),
+    lain_on: Iterable[Apqn] = (),
 ) -> MaskPlan:
     """Choose the masks that hand over all wanted queues with the least collateral.
 
     Bits that are clear stay clear, unless only ``released`` queues needed them. ``pinned`` are the
     queues of active devices: a bit on which one of them lies is never given back (Linux 7.3 refuses
-    that even where the queue would not change hands). Refused if a queue in ``keep`` would have to go.
+    that even where the queue would not change hands). Among choices of equal collateral, bits on which one
+    of ``lain_on`` lies are spared. Refused if a queue in ``keep`` would have to go.
     """
     there, asked, pins = map(QueueSet.of, (present, wanted, pinned))
     owned_now = QueueSet.owned_by_host(current)
     base = _give_back(current, released=QueueSet.of(released), needed=(asked | pins) - owned_now, pinned=pins)
-    adapters, domains, exact = _cover(base, asked, present=there, keep=QueueSet.of(keep))
+    adapters, domains, exact = _cover(
+        base, asked, present=there, keep=QueueSet.of(keep), spared=QueueSet.of(lain_on)
+    )
     target = HostMasks(base.apmask - Mask.of(adapters), base.aqmask - Mask.of(domains))
     owned_then = QueueSet.owned_by_host(target)
     leaving = there & owned_now - owned_then
@@ -109,7 +113,7 @@ def _give_back(masks: HostMasks, *, released: QueueSet, needed: QueueSet, pinned
 
 
 def _cover(
-    base: HostMasks, wanted: QueueSet, *, present: QueueSet, keep: QueueSet
+    base: HostMasks, wanted: QueueSet, *, present: QueueSet, keep: QueueSet, spared: QueueSet
 ) -> tuple[frozenset[int], frozenset[int], bool]:
     """The adapters and domains to clear so that every wanted queue leaves the host."""
     owned_by_host = QueueSet.owned_by_host(base)
@@ -117,9 +121,9 @@ def _cover(
     _check_keep(owned, keep)
     if not owned:
         return frozenset(), frozenset(), True
-    needs, spare, kept = map(_alike, (owned, present & owned_by_host - wanted, keep))
-    by_adapter = _Side.of(needs, spare, kept)
-    by_domain = _Side.of(*map(_turn, (needs, spare, kept)))
+    shapes = tuple(map(_alike, (owned, present & owned_by_host - wanted, keep, spared)))
+    by_adapter = _Side.of(*shapes)
+    by_domain = _Side.of(*map(_turn, shapes))
     turned = len(by_domain.classes) < len(by_adapter.classes)
     rows, columns, exact = (by_domain if turned else by_adapter).best()
     return (columns, rows, exact) if turned else (rows, columns, exact)
@@ -150,12 +154,12 @@ class _Side:
 
     classes: tuple[tuple[int, int], ...]  # rows alike, the columns they need
     spare: tuple[tuple[int, int], ...]  # rows alike, the columns whose queue would be collateral
-    kept_rows: int
-    kept_columns: int
+    kept: tuple[int, int]  # rows and columns that must stay
+    spared: tuple[int, int]  # rows and columns that had better stay
 
     @classmethod
-    def of(cls, needs: _Shapes, spare: _Shapes, kept: _Shapes) -> _Side:
-        return cls(needs, spare, _union(rows for rows, _ in kept), _union(columns for _, columns in kept))
+    def of(cls, needs: _Shapes, spare: _Shapes, kept: _Shapes, spared: _Shapes) -> _Side:
+        return cls(needs, spare, _extent(kept), _extent(spared))
 
     def best(self) -> tuple[frozenset[int], frozenset[int], bool]:
         exact = len(self.classes) <= EXACT_CLASSES
@@ -169,7 +173,7 @@ class _Side:
 
     def _descend(self) -> tuple[bool, ...]:
         """Flip classes while that helps, one after the other, from a choice feasible by construction."""
-        at = tuple(not rows & self.kept_rows for rows, _ in self.classes)
+        at = tuple(not rows & self.kept[0] for rows, _ in self.classes)
         least, before = self._cost(at), None
         while at != before:
             before = at
@@ -190,17 +194,18 @@ class _Side:
 
     def _feasible(self, choice: tuple[bool, ...]) -> bool:
         rows, columns = self._chosen(choice)
-        return not rows & self.kept_rows and not columns & self.kept_columns
+        return not rows & self.kept[0] and not columns & self.kept[1]
 
-    def _cost(self, choice: tuple[bool, ...]) -> tuple[int, int]:
-        """Collateral first, then the number of bits; the first of equals is the one with most rows."""
+    def _cost(self, choice: tuple[bool, ...]) -> tuple[int, int, int]:
+        """Collateral, then bits to be spared, then all bits; the first of equals has the most rows."""
         rows, columns = self._chosen(choice)
         lost = 0
         for alike, spare in self.spare:
             whole = (alike & rows).bit_count()
             lost += whole * spare.bit_count()
             lost += (alike.bit_count() - whole) * (spare & columns).bit_count()
-        return lost, rows.bit_count() + columns.bit_count()
+        hard = (rows & self.spared[0]).bit_count() + (columns & self.spared[1]).bit_count()
+        return lost, hard, rows.bit_count() + columns.bit_count()
 
 
 _Shapes = tuple[tuple[int, int], ...]  # rows alike and the columns they share, bit n for number n
@@ -224,6 +229,11 @@ def _turn(shapes: _Shapes) -> _Shapes:
     for number in sorted(columns):
         alike[columns[number]] = alike.get(columns[number], 0) | 1 << number
     return tuple((numbers, rows) for rows, numbers in alike.items())
+
+
+def _extent(shapes: _Shapes) -> tuple[int, int]:
+    """All rows and all columns of the shapes."""
+    return _union(rows for rows, _ in shapes), _union(columns for _, columns in shapes)
 
 
 def _columns(queues: QueueSet) -> int:

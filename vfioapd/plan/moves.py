@@ -105,6 +105,7 @@ def _by_masks(snapshot: Snapshot, needs: Needs) -> Moves:
         keep=needs.keep,
         released=needs.released,
         pinned=needs.pinned,
+        lain_on=_hard_to_set_again(snapshot),
     )
     early = _until_devices_let_go(snapshot.masks, chosen.target, needs.mixed)
     matters = snapshot.present | needs.wanted
@@ -114,6 +115,15 @@ def _by_masks(snapshot: Snapshot, needs: Needs) -> Moves:
         snapshot.present - QueueSet.owned_by_host(chosen.target),
         chosen.exact,
     )
+
+
+def _hard_to_set_again(snapshot: Snapshot) -> QueueSet:
+    """Queues whose bits, once cleared, stay so while their device exists: Linux 7.3, the first with
+    driver_override, sets no bit on which a device lies, whichever mask freed the queue
+    (vfio_ap_ops.c:vfio_ap_mdev_resource_in_use). A change that fails later could not give such a bit back."""
+    if not snapshot.kernel.driver_override:
+        return EMPTY
+    return QueueSet.of_matrices(mdev.matrix for mdev in snapshot.mdevs)
 
 
 def _until_devices_let_go(current: HostMasks, target: HostMasks, mixed: Iterable[Matrix]) -> HostMasks:

@@ -157,7 +157,7 @@ def inverse(step: Step) -> tuple[Step, ...]:
     """The steps that take a finished step back, in the order in which to run them."""
     match step:
         case WriteMask(axis, before, after):
-            return (WriteMask(axis, after, before),)
+            return _mask_back(axis, after, before)
         case CreateMdev(uuid):
             return (RemoveMdev(uuid),)
         case RemoveMdev(uuid, refill):
@@ -182,6 +182,14 @@ def inverse(step: Step) -> tuple[Step, ...]:
             return (WriteFile(path, after, before, volatile),)
         case _:
             assert_never(step)
+
+
+def _mask_back(axis: Axis, now: Mask, then: Mask) -> tuple[WriteMask, ...]:
+    """Bits are cleared before others are set: on Linux 7.3 setting them can be refused for good, and the
+    devices that are to come back need those that are cleared."""
+    cleared = now & then
+    ways = [(now, cleared), (cleared, then)] if cleared not in (now, then) else [(now, then)]
+    return tuple(WriteMask(axis, before, after) for before, after in ways)
 
 
 def survives_reboot(step: Step) -> bool:
