@@ -33,6 +33,9 @@ CODENAME = "trixie"
 # Two names of one release. Mirrors synchronise them one after the other, so that for some hours the
 # lists of an architecture may not match the signature under one name and still match under the other.
 SUITES = (CODENAME, "stable")
+# A mirror's lists can name a build of another architecture that its pool lacks for days. A newer library
+# serves the programs as well; the programs themselves are of CODENAME or not there.
+SPARE_CODENAME = "forky"
 TOOLS = ("lszcrypt", "chzcrypt", "lszdev", "chzdev", "zcryptctl")
 
 
@@ -41,7 +44,7 @@ class Peer:
     """One root folder: what is unpacked into it, and the programs it is for."""
 
     architecture: str
-    packages: tuple[str, ...]
+    packages: tuple[str, ...]  # the programs' own one first
     programs: tuple[str, ...]
     with_dependencies: bool = False  # else the packages are all that is fetched
 
@@ -177,7 +180,7 @@ def _download(folder: Path, peer: Peer) -> None:
     mirror = _mirror()
     for suite in SUITES:
         try:
-            _update(folder, mirror, suite)
+            _update(folder, mirror, suite, CODENAME)
             break
         except LabError:
             if suite == SUITES[-1]:
@@ -185,16 +188,33 @@ def _download(folder: Path, peer: Peer) -> None:
     if peer.with_dependencies:  # to apt this is a machine without any package
         _apt_get(folder, "install", "--download-only", "--no-install-recommends", "-y", *peer.packages)
     else:
-        _apt_get(folder, "download", *peer.packages)
+        _download_each(folder, mirror, peer)
 
 
-def _update(folder: Path, mirror: str, suite: str) -> None:
+def _download_each(folder: Path, mirror: str, peer: Peer) -> None:
+    program, *libraries = peer.packages
+    _apt_get(folder, "download", program)
+    missing = [library for library in libraries if not _is_downloaded(folder, library)]
+    if missing:
+        _update(folder, mirror, SPARE_CODENAME, SPARE_CODENAME)
+        _apt_get(folder, "download", *missing)
+
+
+def _is_downloaded(folder: Path, package: str) -> bool:
+    try:
+        _apt_get(folder, "download", package)
+    except LabError:
+        return False
+    return True
+
+
+def _update(folder: Path, mirror: str, suite: str, codename: str) -> None:
     (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n")
     # apt takes a mirror that does not answer for a warning, unless told otherwise
     _apt_get(folder, "--error-on=any", "update")
     found = _apt_get(folder, "indextargets", "--format", "$(CODENAME)").split()
-    if set(found) != {CODENAME}:
-        raise LabError(f"cannot fetch the peers: {suite} is {found}, not {CODENAME}", Exit.MISSING)
+    if set(found) != {codename}:
+        raise LabError(f"cannot fetch the peers: {suite} is {found}, not {codename}", Exit.MISSING)
 
 
 def _apt_get(folder: Path, *arguments: str) -> str:
