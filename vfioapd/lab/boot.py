@@ -34,6 +34,7 @@ BOOT_SECONDS = 180.0
 STOP_SECONDS = 60.0
 REBOOT = 133  # what systemd-nspawn --keep-unit ends with when the system inside reboots
 CGROUPS = Path("/sys/fs/cgroup")
+PF_EXITING = 0x4  # include/linux/sched.h
 # Modules are the machine's; the emulated kernel has its own.
 NSPAWN = (
     "systemd-nspawn",
@@ -145,11 +146,17 @@ class _Container:
         return namespaces.exit_status(done.returncode)
 
     def is_going_down(self) -> bool:
-        """Whether the system inside has ended, or is about to; then its commands were ended, too."""
+        """Whether the system inside has ended, or is about to; then its commands were ended, too.
+
+        An orderly end runs another program in its place. A forced one kills it, and it goes on under its
+        name, exiting, until all processes inside are gone and after that until it is waited for.
+        """
         try:
-            return Path(f"/proc/{self._leader}/comm").read_text() != "systemd\n"
+            name, _, rest = Path(f"/proc/{self._leader}/stat").read_text().rpartition(")")
         except OSError:
             return True
+        flags = int(rest.split()[6])  # proc_pid_stat(5): (9) flags, where (3) comes first here
+        return not name.endswith("(systemd") or bool(flags & PF_EXITING)
 
     def reboots(self) -> bool:
         """Wait for the end of the system; True when it is to be started again."""
