@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from doubles import Rig
     from scenes import Scene
 
+    from vfioapd.domain.snapshot import Snapshot
     from vfioapd.plan.steps import Step
 
 NewRig = "Callable[..., Rig]"
@@ -265,7 +266,7 @@ def test_a_look_at_the_host_that_fails_undoes_the_change_with_and_without_files(
     rig.define("vault", queues="05.000d")
     before = rig.state()
 
-    def fail() -> None:
+    def fail(_earlier: Snapshot) -> None:
         raise error
 
     monkeypatch.setattr(rig.host, "glance", fail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ from vfioapd.domain.problems import Problem, Unavailable
 from vfioapd.domain.snapshot import VFIO_DRIVER, Card, Kernel, Mode, QueueDetail, QueueState, Snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vfioapd.backend.sysfs import Sysfs
     from vfioapd.domain.snapshot import Mdev
 
@@ -37,7 +39,7 @@ def read_snapshot(sysfs: Sysfs) -> Snapshot:
     """
     for _ in range(ATTEMPTS):
         before = _read_moving(sysfs)
-        snapshot = _read_once(sysfs, before, whole=True)
+        snapshot = _unless_it_left(lambda: _read_once(sysfs, before))  # noqa: B023 - called at once
         if snapshot and _read_moving(sysfs) == before and not _share_queues(snapshot.mdevs):
             return snapshot
     raise Unavailable(
@@ -47,14 +49,14 @@ def read_snapshot(sysfs: Sysfs) -> Snapshot:
     )
 
 
-def glance(sysfs: Sysfs) -> Snapshot | None:
-    """What steps are planned from, in one pass, a third of the reads: without what only tells what steps
-    mean (cards, and what guests have of the devices). None when something left meanwhile.
+def glance(sysfs: Sysfs, earlier: Snapshot) -> Snapshot | None:
+    """An earlier snapshot with what steps change read anew, in one pass: masks, the devices' matrices and,
+    where queues move one by one, their drivers. None when something left meanwhile.
 
-    For the check after a change. What others change meanwhile may be seen in part, so where it shows
-    something amiss only ``read_snapshot`` tells whether that is so.
+    For the check after a change. What others change at the same time may be seen in part, so where it
+    shows something amiss only ``read_snapshot`` tells whether that is so.
     """
-    return _read_once(sysfs, _read_moving(sysfs), whole=False)
+    return _unless_it_left(lambda: _glance(sysfs, earlier))
 
 
 def read_override(sysfs: Sysfs, queue: Apqn) -> str:
@@ -105,23 +107,36 @@ def _share_queues(mdevs: tuple[Mdev, ...]) -> bool:
     )
 
 
-def _read_once(sysfs: Sysfs, moving: _Moving, *, whole: bool) -> Snapshot | None:
+def _unless_it_left(read: Callable[[], Snapshot]) -> Snapshot | None:
     try:
-        return _read_parts(sysfs, moving, whole=whole)
+        return read()
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV):  # something left while it was read
             raise
         return None
 
 
-def _read_parts(sysfs: Sysfs, moving: _Moving, *, whole: bool) -> Snapshot:
+def _glance(sysfs: Sysfs, earlier: Snapshot) -> Snapshot:
+    masks = HostMasks(*(parse_mask(sysfs.read(f"{BUS}/{name}")) for name in ("apmask", "aqmask")))
+    kernel, queues = earlier.kernel, earlier.queues
+    if _has_overrides(kernel, masks):
+        queues = _read_queues(sysfs, [str(state.queue) for state in queues], overrides=True)
+    mdevs = read_mdevs(sysfs, _names(sysfs, MDEVS), ap_config=kernel.ap_config, whole=False)
+    return replace(earlier, masks=masks, queues=queues, mdevs=mdevs)
+
+
+def _has_overrides(kernel: Kernel, masks: HostMasks) -> bool:
+    return kernel.driver_override and masks == ALL_HOST
+
+
+def _read_once(sysfs: Sysfs, moving: _Moving) -> Snapshot:
     kernel = _read_kernel(sysfs, moving)
     masks = HostMasks(parse_mask(moving.apmask), parse_mask(moving.aqmask))
     return Snapshot(
         masks=masks,
-        cards=_read_cards(sysfs, moving.devices) if whole else (),
-        queues=_read_queues(sysfs, moving.devices, overrides=kernel.driver_override and masks == ALL_HOST),
-        mdevs=read_mdevs(sysfs, moving.mdevs, ap_config=kernel.ap_config, whole=whole),
+        cards=_read_cards(sysfs, moving.devices),
+        queues=_read_queues(sysfs, moving.devices, overrides=_has_overrides(kernel, masks)),
+        mdevs=read_mdevs(sysfs, moving.mdevs, ap_config=kernel.ap_config, whole=True),
         usage_domains=_read_domains(sysfs, "ap_usage_domain_mask"),
         control_domains=_read_domains(sysfs, "ap_control_domain_mask"),
         kernel=kernel,

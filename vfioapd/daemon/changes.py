@@ -70,7 +70,7 @@ class Changes:
         steps: list[Step] = [*made.steps, *self._definitions(wish, state.desired)]
         commit = [*self._stopped(wish), *(self._commit(wish, state, note, steps) if note else ())]
         if steps or commit:
-            run(steps, commit, self._host, self._journal, lambda: self._verify(wish.target))
+            run(steps, commit, self._host, self._journal, lambda: self._verify(wish.target, state.snapshot))
         what = note.what if note else "restore"
         shown = [one for one in commit if one.path == str(self._places.host_file)]
         return change_record(what, made, [*steps, *shown], made_now=True)
@@ -118,9 +118,9 @@ class Changes:
         number = self._history.last()
         return None if number is None else self._history.read(number)
 
-    def _verify(self, target: Target) -> None:
+    def _verify(self, target: Target, before: Snapshot) -> None:
         """A fresh read must leave nothing to plan, and guests must have what was plugged."""
-        glance = self._host.glance()
+        glance = self._host.glance(before)
         if glance is not None and not self._left(target, glance):
             return
         if left := self._left(target, self._host.bus()):

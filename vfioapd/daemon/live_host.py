@@ -49,9 +49,9 @@ class LiveHost:
         """The kernel's part alone."""
         return read_snapshot(self._sysfs)
 
-    def glance(self) -> Snapshot | None:
-        """As much of the kernel's part as steps are planned from; see backend.bus.glance."""
-        return glance(self._sysfs)
+    def glance(self, earlier: Snapshot) -> Snapshot | None:
+        """What steps change in the kernel's part, over an earlier snapshot; see backend.bus.glance."""
+        return glance(self._sysfs, earlier)
 
     def details(self, snapshot: Snapshot) -> dict[Apqn, QueueDetail]:
         """What only each queue's own files tell."""

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 GATHER = 0.3  # seconds; a mask write alone sends two events for each queue it moves
 LISTEN = 0.02  # seconds; events that come in thousands are taken many at a time, not one at each turn
+LISTEN_BUSY = 1.0  # seconds; those of a change of our own would be heard at its expense
 
 
 class News:
@@ -58,7 +59,8 @@ class News:
 
     def _rings(self, source: UeventMonitor | FolderWatch) -> None:
         self._loop.remove_reader(source.fileno())
-        self._loop.call_later(LISTEN, self._heard, source)
+        seconds = LISTEN_BUSY if self._service.running else LISTEN
+        self._loop.call_later(seconds, self._heard, source)
 
     def _heard(self, source: UeventMonitor | FolderWatch) -> None:
         self._loop.add_reader(source.fileno(), self._rings, source)
