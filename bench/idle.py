@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from bench.processes import VFIOAPCTL, run, running_daemon
 from bench.status_time import define_demo_matrices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bench.inside import Options
 
 MOST_MB = 60.0
@@ -30,7 +34,23 @@ process that writes to sysfs; PSS divides shared pages among those who share the
 context switches of all threads of both, voluntary and not, from `/proc/PID/task/*/status`, in {seconds:g} s
 without a request, after the AP bus has settled; a thread that sleeps all the time makes none. The kernel
 sends each uevent to all who listen, whatever device it is about, so one of the machine itself wakes the
-daemon, which reads it and sleeps on: they are counted beside it, and a quiet machine has none."""
+daemon, which reads it and sleeps on: they are counted beside it, and a quiet machine has none. libvirtd
+pings every client that has an event loop (keepalive_interval, 5 s): what that costs is shown by another
+program, with a connection and a callback for guests' events and nothing else."""
+
+LISTENER = """
+import threading, libvirt
+libvirt.virEventRegisterDefaultImpl()
+def turn():
+    while True:
+        libvirt.virEventRunDefaultImpl()
+threading.Thread(target=turn, daemon=True).start()
+connection = libvirt.open("qemu:///system")
+connection.setKeepAlive(5, 3)
+connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *_: None, None)
+print("listens", flush=True)
+threading.Event().wait()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +64,19 @@ class Usage:
 
 def measure(options: Options) -> Section:
     """Needs a lab on host rdbkvm4."""
-    with running_daemon() as daemon:
+    with running_daemon() as daemon, _listener() as listener:
         define_demo_matrices()
         run(VFIOAPCTL, "status")
         run(VFIOAPCTL, "queues")
         time.sleep(SETTLE_SECONDS)
         family = [daemon.pid, *_children(daemon.pid)]
         with _uevent_ear() as ear:
-            before = list(map(_usage, family))
+            before, pinged_before = list(map(_usage, family)), _usage(listener)
             time.sleep(options.idle_seconds)
-            after = list(map(_usage, family))
+            after, pinged_after = list(map(_usage, family)), _usage(listener)
             uevents = _count(ear)
     woken = sum(two.switches - one.switches for one, two in zip(before, after, strict=True))
+    pinged = pinged_after.switches - pinged_before.switches
     rss = sum(one.rss for one in after)
     return Section(
         "The idle daemon",
@@ -65,13 +86,29 @@ def measure(options: Options) -> Section:
             Figure("resident, daemon and helper", "MB", [rss]),
             Figure("proportional (PSS), daemon and helper", "MB", [sum(one.pss for one in after)]),
             Figure(f"wake-ups in {options.idle_seconds:g} s", "", [woken]),
+            Figure("wake-ups of a program that only listens to libvirt", "", [pinged]),
             Figure("uevents of the machine meanwhile", "", [uevents]),
         ],
         [
             Goal("resident memory, daemon and helper", "MB", rss, MOST_MB, inclusive=False),
-            Goal(f"wake-ups in {options.idle_seconds:g} s but for uevents", "", max(0, woken - uevents), 0),
+            Goal(
+                f"wake-ups in {options.idle_seconds:g} s but for uevents and libvirt's pings",
+                "",
+                max(0, woken - uevents - pinged),
+                0,
+            ),
         ],
     )
+
+
+@contextlib.contextmanager
+def _listener() -> Iterator[int]:
+    """The process id of a program that listens to guests' events as long as the block lasts."""
+    with subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process.pid
+        process.terminate()
 
 
 def _uevent_ear() -> socket.socket:
