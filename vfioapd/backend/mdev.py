@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from vfioapd.backend.sysfs import Sysfs
 
+# Each read waits for its turn in the kernel, behind all that udevd reads after a change: many wait at once.
+READERS = 8
+
 _MEMBER = re.compile(r"([0-9a-f]{2})?\.([0-9a-f]{4})?")
 
 
@@ -29,14 +34,12 @@ def read_mdevs(sysfs: Sysfs, names: Iterable[str], *, ap_config: bool, whole: bo
 
     Not ``whole``: without what a guest gets of it and whether one has it.
     """
-    found = []
-    for name in names:
-        try:
-            found.append(_read_mdev(sysfs, UUID(name), ap_config=ap_config, whole=whole))
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise  # a device that is there but cannot be read must not pass for one that is not
-    return tuple(found)
+    read = partial(_read_mdev, sysfs, ap_config=ap_config, whole=whole)
+    uuids = list(map(UUID, names))
+    if len(uuids) <= READERS:
+        return tuple(filter(None, map(read, uuids)))
+    with ThreadPoolExecutor(READERS, "mdevs") as readers:
+        return tuple(filter(None, readers.map(read, uuids)))
 
 
 def read_matrix(sysfs: Sysfs, uuid: UUID, *, ap_config: bool) -> Matrix:
@@ -64,7 +67,16 @@ def format_ap_config(matrix: Matrix) -> str:
     return ",".join(map(str, masks)) + "\n"
 
 
-def _read_mdev(sysfs: Sysfs, uuid: UUID, *, ap_config: bool, whole: bool) -> Mdev:
+def _read_mdev(sysfs: Sysfs, uuid: UUID, *, ap_config: bool, whole: bool) -> Mdev | None:
+    try:
+        return _read_present(sysfs, uuid, ap_config=ap_config, whole=whole)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise  # a device that is there but cannot be read must not pass for one that is not
+        return None
+
+
+def _read_present(sysfs: Sysfs, uuid: UUID, *, ap_config: bool, whole: bool) -> Mdev:
     matrix = read_matrix(sysfs, uuid, ap_config=ap_config)
     if not whole:
         return Mdev(uuid, matrix, None, in_use=False)
