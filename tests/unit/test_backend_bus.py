@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from doubles import KERNELS, host_of, uuid_of
 
-from vfioapd.backend.bus import ATTEMPTS, read_details, read_snapshot
+from vfioapd.backend.bus import ATTEMPTS, read_snapshot
 from vfioapd.backend.mdev import format_ap_config, parse_ap_config
 from vfioapd.backend.sysfs import HostSysfs
 from vfioapd.domain.apqn import format_apqns, parse_apqns
@@ -142,26 +142,6 @@ def test_no_ap_bus_is_said_with_what_helps(tmp_path: Path) -> None:
         read_snapshot(HostSysfs(str(tmp_path)))
     assert error.value.problem is Problem.AP_BUS_MISSING
     assert "vfioap-lab" in str(error.value.hint)
-
-
-def test_queues_of_deconfigured_and_checkstopped_cards_are_told() -> None:
-    kernel = kernel_of()
-    kernel.play({"action": "deconfigure", "adapter": 2})
-    kernel.play({"action": "checkstop", "adapter": 3})
-    details = read_details(kernel.sysfs, read_snapshot(kernel.sysfs).queues)
-    assert {queue.adapter for queue, detail in details.items() if not detail.configured} == {2}
-    assert {queue.adapter for queue, detail in details.items() if detail.checkstopped} == {3}
-
-
-def test_details_tell_the_status_of_queues_given_away_and_online_of_the_hosts() -> None:
-    kernel = kernel_of()
-    make_device(kernel, "5", "17")
-    kernel.guest_open(str(DEVICE), "bastion")
-    details = read_details(kernel.sysfs, read_snapshot(kernel.sysfs).queues)
-    told = {str(queue): (detail.status, detail.online) for queue, detail in details.items()}
-    assert told["05.0011"] == ("in use", None)
-    assert told["05.000d"] == ("unassigned", None)
-    assert told["00.000d"] == (None, True)
 
 
 # What another program does while the bus is read, and how it can be told that it was done before.

@@ -16,7 +16,7 @@ from vfioapd.domain.apqn import Apqn, parse_apqn
 from vfioapd.domain.mask import ALL_HOST, HostMasks, parse_mask
 from vfioapd.domain.numbers import BITS, AdapterId, DomainId
 from vfioapd.domain.problems import Problem, Unavailable
-from vfioapd.domain.snapshot import VFIO_DRIVER, Card, Kernel, Mode, QueueDetail, QueueState, Snapshot
+from vfioapd.domain.snapshot import VFIO_DRIVER, Card, Kernel, Mode, QueueState, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,17 +62,6 @@ def glance(sysfs: Sysfs, earlier: Snapshot) -> Snapshot | None:
 def read_override(sysfs: Sysfs, queue: Apqn) -> str:
     """The driver that a queue is reserved for; empty: none, or a kernel without overrides."""
     return _optional(sysfs, f"{queue_path(queue)}/driver_override") or ""
-
-
-def read_details(sysfs: Sysfs, queues: tuple[QueueState, ...]) -> dict[Apqn, QueueDetail]:
-    """What only the queues' own files tell. Costs three reads a queue; a queue that left is left out."""
-    details = {}
-    for state in queues:
-        try:
-            details[state.queue] = _read_detail(sysfs, state)
-        except OSError:
-            continue
-    return details
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +165,6 @@ def _read_cards(sysfs: Sysfs, names: list[str]) -> tuple[Card, ...]:
 def _read_card(sysfs: Sysfs, adapter: AdapterId) -> Card:
     kind = _optional(sysfs, f"{card_path(adapter)}/type") or ""
     return Card(adapter, kind, _MODES.get(kind[-1:], Mode.UNKNOWN))
-
-
-def _read_detail(sysfs: Sysfs, state: QueueState) -> QueueDetail:
-    path = queue_path(state.queue)
-    online = _optional(sysfs, f"{path}/online") if state.driver != VFIO_DRIVER else None
-    return QueueDetail(
-        configured=sysfs.read(f"{path}/config").strip() == "1",
-        checkstopped=sysfs.read(f"{path}/chkstop").strip() == "1",
-        online=None if online is None else online == "1",
-        status=_optional(sysfs, f"{path}/status") if state.driver == VFIO_DRIVER else None,
-    )
 
 
 def _read_kernel(sysfs: Sysfs, moving: _Moving) -> Kernel:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from vfioapd.backend.bus import glance, read_details, read_snapshot
+from vfioapd.backend.bus import glance, read_snapshot
+from vfioapd.backend.details import QueueDetails
 from vfioapd.backend.kernel_steps import KernelSteps
 from vfioapd.plan.steps import Plug, Unplug, WriteFile
 from vfioapd.store.file_steps import FileSteps
@@ -32,8 +33,11 @@ class GuestRoom(Protocol):
 class LiveHost:
     """One host. Every method blocks; changes come from one thread."""
 
-    def __init__(self, sysfs: Sysfs, places: Places, guests: GuestRoom) -> None:
+    def __init__(
+        self, sysfs: Sysfs, places: Places, guests: GuestRoom, details: QueueDetails | None = None
+    ) -> None:
         self._sysfs = sysfs
+        self._details = details or QueueDetails(sysfs)
         self._places = places
         self._guests = guests
         self._kernel = KernelSteps(sysfs)
@@ -54,8 +58,8 @@ class LiveHost:
         return glance(self._sysfs, earlier)
 
     def details(self, snapshot: Snapshot) -> dict[Apqn, QueueDetail]:
-        """What only each queue's own files tell."""
-        return read_details(self._sysfs, snapshot.queues)
+        """What only each queue's own files tell. For the thread that reads."""
+        return self._details.of(snapshot)
 
     def execute(self, step: Step) -> None:
         """Make the change."""

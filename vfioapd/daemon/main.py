@@ -18,6 +18,7 @@ from systemd import daemon as systemd
 from systemd.journal import JournalHandler
 
 from vfioapd import VERSION
+from vfioapd.backend.details import QueueDetails
 from vfioapd.backend.guarded_sysfs import GuardedSysfs
 from vfioapd.daemon.libvirt_watch import LibvirtWatch
 from vfioapd.daemon.live_host import LiveHost
@@ -29,10 +30,11 @@ from vfioapd.domain.problems import VfioApError
 from vfioapd.engine.journal import Journal
 from vfioapd.rpc.server import READ_ONLY_MODE, WRITABLE_MODE, Server, listen
 from vfioapd.store.history import History
+from vfioapd.udev.monitor import SMALL_BUFFER, UeventMonitor
 from vfioapd.virt.guests import Guests
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -68,7 +70,8 @@ async def _serve(places: Places) -> None:
     journal = Journal(places.journal, places.boot_id.read_text().strip())
     guests = Guests()
     guests.may_wake = False
-    host = LiveHost(GuardedSysfs(), places, guests)
+    sysfs = GuardedSysfs()
+    host = LiveHost(sysfs, places, guests, QueueDetails(sysfs, _changed_devices()))
     service = Service(host, places, journal, History(places.revisions))
     # One thread writes; a read waits neither for a change nor for a guest that does not let go.
     with ThreadPoolExecutor(1, "changes") as changes, ThreadPoolExecutor(1, "reads") as reads:
@@ -93,6 +96,15 @@ async def _serve(places: Places) -> None:
         watchdog.cancel()
         await server.close()
         # leaving the block waits for the change that is under way: a signal cuts no step in two
+
+
+def _changed_devices() -> Callable[[], set[str] | None] | None:
+    """Nobody waits at this second socket: it is looked into when somebody asks for queues."""
+    try:
+        return UeventMonitor(SMALL_BUFFER).devices
+    except OSError as error:
+        logger.warning("uevents cannot be heard, so every queue is read for each question: %s", error)
+        return None
 
 
 class _Clock:

@@ -18,6 +18,7 @@ SUBSYSTEMS = ("ap", "mdev", "matrix")
 KERNEL = 0  # the netlink port of the kernel; whoever else sends is not believed
 MESSAGE = 1 << 13  # bytes; the kernel's own limit is 2 KiB (UEVENT_BUFFER_SIZE)
 BUFFER = 1 << 26  # bytes; libudev's own tools take twice as much
+SMALL_BUFFER = 1 << 24  # bytes; for who looks seldom and can do with knowing that something was lost
 LOST = b"change@/devices/ap\0ACTION=change\0DEVPATH=/devices/ap\0SUBSYSTEM=ap\0"  # the buffer was full
 
 # What an administrator wants to see of an event besides action and device.
@@ -56,9 +57,11 @@ class UeventMonitor:
     thousand, and as objects of libudev they take a second of the daemon's time while it makes that change.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: int = BUFFER) -> None:
+        """Raises OSError where the kernel grants no such socket. ``buffer`` in bytes: what comes while
+        nobody reads and does not fit is lost, and told as lost."""
         monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
-        monitor.set_receive_buffer_size(BUFFER)
+        monitor.set_receive_buffer_size(buffer)
         monitor.start()
         self._monitor = monitor  # it closes its descriptor when it goes
         self._socket = socket.socket(fileno=os.dup(monitor.fileno()))
@@ -75,6 +78,11 @@ class UeventMonitor:
             if event is not None:
                 found.append(event)
         return found
+
+    def devices(self) -> set[str] | None:
+        """The names of all devices with events that have come; None: some were lost. Never blocks."""
+        events = self.read()
+        return None if parse_uevent(LOST) in events else {event.device for event in events}
 
     def _receive(self) -> bytes | None:
         try:
