@@ -140,6 +140,16 @@ def test_h4_a_deconfigured_card_stays_with_its_guest(generation: str) -> None:
     assert made.sysfs.read(f"{M1}/guest_matrix") == "05.0004\n05.0010\n"
 
 
+def test_an_unbound_queue_of_a_deconfigured_card_bars_no_neighbour(generation: str) -> None:
+    """Linux 6.1 lets no queue pass whose last reset failed, but resets only the queue that leaves."""
+    made = start("D", generation)
+    made.play({"action": "deconfigure", "adapter": 5})
+    made.sysfs.write(f"{BUS}/drivers/vfio_ap/unbind", "05.0010")
+    assert made.sysfs.read(f"{M1}/guest_matrix") == ".0004\n.0010\n"
+    made.sysfs.write(f"{BUS}/drivers/vfio_ap/bind", "05.0010")
+    assert made.sysfs.read(f"{M1}/guest_matrix") == "05.0004\n05.0010\n"
+
+
 def test_h5_a_deconfigured_card_cannot_go_online(generation: str) -> None:
     made = start("A", generation)
     made.play({"action": "deconfigure", "adapter": 5})

@@ -161,6 +161,24 @@ def test_zcrypt_nodes_have_masks_of_their_own(generation: str) -> None:
     assert made.sysfs.names("class/zcrypt") == ["create", "destroy"]
 
 
+def test_a_zcrypt_nodes_name_is_cut_and_has_no_slash(generation: str) -> None:
+    made = start("A", generation)
+    made.sysfs.write("class/zcrypt/create", f"  {'n' * 40}\n")
+    made.sysfs.write("class/zcrypt/create", "a/b")
+    assert set(made.sysfs.names("class/zcrypt")) == {"create", "destroy", "n" * 31, "a!b"}
+    assert errno_of(lambda: made.sysfs.write("class/zcrypt/create", "n" * 31)) == "EEXIST"
+    assert errno_of(lambda: made.sysfs.write("class/zcrypt/create", "a/b")) == "EEXIST"
+    assert errno_of(lambda: made.sysfs.write("class/zcrypt/destroy", "a/b")) == "ENOENT"
+    made.sysfs.write("class/zcrypt/destroy", "a!b")
+
+
+@pytest.mark.parametrize("kernel", ["6.12", "7.3"])
+def test_a_queue_that_has_gone_but_was_not_scanned_has_no_functions(kernel: str) -> None:
+    made = start("A", kernel)
+    made.play({"action": "remove-adapter", "adapter": 5, "scan": False})
+    assert made.sysfs.read(f"{BUS}/devices/05.0004/ap_functions") == "0x00000000\n"
+
+
 # As lszcrypt prints them: S--D--NF-, -MC-A-NF-, -----XNF-.
 REDBOOK_FUNCTIONS = {0: "0x92800000\n", 1: "0x6A800000\n", 5: "0x06800000\n"}
 

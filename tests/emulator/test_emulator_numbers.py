@@ -67,12 +67,18 @@ def test_sscanf_ignores_what_follows_the_digits() -> None:
     ("text", "value"), [("y", True), ("1x", True), ("ON", True), ("off", False), ("N", False)]
 )
 def test_kstrtobool_looks_at_the_beginning(text: str, *, value: bool) -> None:
-    assert parse_bool(text) is value
+    for knows_enable in (False, True):
+        assert parse_bool(text, knows_enable=knows_enable) is value
 
 
 def test_kstrtobool_refuses_other_words() -> None:
-    assert errno_of(lambda: parse_bool("2")) == "EINVAL"
-    assert errno_of(lambda: parse_bool("ox")) == "EINVAL"
+    for text in ("2", "ox", "enable", "disable"):
+        assert errno_of(lambda text=text: parse_bool(text, knows_enable=False)) == "EINVAL"
+
+
+def test_kstrtobool_of_newer_kernels_takes_enable_and_disable() -> None:
+    assert parse_bool("enabled\n", knows_enable=True) is True
+    assert parse_bool("Disable", knows_enable=True) is False
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,11 @@ class BusFiles:
         state.scanner.default_domain = domain
 
     def _store_poll_thread(self, state: State, text: str) -> None:
-        on = parse_bool(text) if self._generation.strict_switches else bool(scan_int(text))
+        generation = self._generation
+        if generation.strict_switches:
+            on = parse_bool(text, knows_enable=generation.knows_enable)
+        else:
+            on = bool(scan_int(text))
         # With interrupts the kernel has nothing to poll for and takes the write without effect.
         state.poll_thread = on and not self._machine.has_interrupts
 

@@ -178,9 +178,10 @@ class DeviceFiles:
     def _show_functions(self, queue: Queue) -> str:
         adapter = self._machine.adapters.get(queue.adapter)
         answer = self._machine.test_queue(queue.adapter, queue.domain)
-        if adapter is None or answer is Answer.NOT_AVAILABLE:
-            raise refuse(errno.EIO)
-        return f"0x{adapter.functions & self._generation.functions_mask:08X}\n"
+        # EIO is for response codes above "busy" alone: an APQN that has gone answers, with nothing.
+        known = adapter is not None and answer is not Answer.NOT_AVAILABLE
+        functions = adapter.functions if adapter and known else 0
+        return f"0x{functions & self._generation.functions_mask:08X}\n"
 
     def _show_online(self, queue: Queue) -> str:
         return f"{self._is_online(queue, software=bool(queue.zcrypt and queue.zcrypt.online)):d}\n"

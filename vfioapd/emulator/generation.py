@@ -49,6 +49,7 @@ class Generation:
     # null driver pointer there, so this is what was seen, not what was meant.
     unbound_counts_as_default: bool = False
     strict_switches: bool = True  # poll_thread and poll_timeout by kstrto* instead of sscanf
+    knows_enable: bool = False  # kstrtobool takes enable and disable
     knows_all_op_modes: bool = True
     ap_parameters: Mapping[str, int] = field(default_factory=dict)  # mode bits by name
     zcrypt_parameters: Mapping[str, int] = field(default_factory=dict)
@@ -101,6 +102,7 @@ LINUX_7_3 = replace(
     interrupts=2,
     config_change_event=True,
     unbound_counts_as_default=True,
+    knows_enable=True,
     ap_parameters={
         **dict.fromkeys(("apmask", "aqmask", "domain", "poll_thread", "useirq"), 0o444),
         "msgpool_min_items": 0o400,

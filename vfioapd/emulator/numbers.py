@@ -106,9 +106,14 @@ def _to_int(value: int) -> int:
     return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
-def parse_bool(text: str) -> bool:
-    """kstrtobool: one letter or on/off decides, the rest is ignored."""
+def parse_bool(text: str, *, knows_enable: bool) -> bool:
+    """kstrtobool: one letter or on/off decides, the rest is ignored.
+
+    `knows_enable`: the kernel takes the first letter of enable and disable too (7.3).
+    """
     head = c_string(text)[:2]
+    if knows_enable and head[:1] in ("e", "E", "d", "D"):
+        return head[:1] in ("e", "E")
     if head[:1] in ("y", "Y", "t", "T", "1") or head in ("on", "oN", "On", "ON"):
         return True
     if head[:1] in ("n", "N", "f", "F", "0") or (head[:1] in ("o", "O") and head[1:] in ("f", "F")):

@@ -330,8 +330,10 @@ class VfioAp:
         lost = replace(mdev.guest_matrix, apm=1 << device.adapter)
         mdev.guest_matrix = replace(mdev.guest_matrix, apm=mdev.guest_matrix.apm & ~lost.apm)
         self._guests.masks_changed(mdev)
-        for queue in self.queues_of(lost):
-            self.reset(queue)
+        # Linux 6.1 resets the queue that leaves and none of its neighbours.
+        if self._generation.filtered_queues_are_reset:
+            for queue in self.queues_of(lost):
+                self.reset(queue)
 
     # --- the host's configuration changes
 
