@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vfioapd.lab import namespaces
 from vfioapd.lab.harness import VFIOAP_LAB, Lab, Result, running_lab
 
 if TYPE_CHECKING:
@@ -259,3 +260,14 @@ def test_entering_needs_a_choice_between_several_labs() -> None:
         result = subprocess.run([*VFIOAP_LAB, "enter", "--", "true"], capture_output=True, text=True)
         assert result.returncode == 3
         assert "name one with --lab PID" in result.stderr
+
+
+def test_another_lab_that_ends_meanwhile_does_not_disturb(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with subprocess.Popen(["sleep", "60"]) as ours:
+        monkeypatch.setattr(namespaces, "_running_labs", lambda: iter([ended.pid, ours.pid]))
+        try:
+            assert namespaces.find_lab(os.getpid()) == ours.pid
+        finally:
+            ours.kill()

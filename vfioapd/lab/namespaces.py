@@ -85,10 +85,14 @@ def _parent(pid: int) -> int:
 
 
 def _lineage(pid: int) -> Iterator[int]:
-    """A process and all that it descends from: a booted lab has systemd-nspawn in between."""
-    while pid:
-        yield pid
-        pid = _parent(pid)
+    """A process and all that it descends from: a booted lab has systemd-nspawn in between.
+
+    Ends early where a process has ended meanwhile, as that of any other lab may.
+    """
+    with contextlib.suppress(OSError):
+        while pid:
+            yield pid
+            pid = _parent(pid)
 
 
 def _status_field(process: Path, name: str) -> list[str]:
