@@ -7,7 +7,7 @@ import os
 import sys
 
 from vfioapd import VERSION
-from vfioapd.cli import exits, queue_screen, screens, why_screen
+from vfioapd.cli import events_screen, exits, queue_screen, screens, why_screen
 from vfioapd.cli.text import terminal_width
 from vfioapd.rpc.client import READ_ONLY_SOCKET, SOCKET, CallError, call
 
@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     options = _parser(words[0] if words else None).parse_args(words)
     try:
+        if options.verb == "events" and options.follow:
+            return _follow(options)
         reply = _call(options)
     except CallError as error:
         return _complain(error, as_json=options.json)
@@ -27,6 +29,17 @@ def main(arguments: list[str] | None = None) -> int:
         print("vfioapctl: stopped waiting; the daemon finishes what it has begun", file=sys.stderr)
         return exits.INTERRUPTED
     return _print(options, reply)
+
+
+def _follow(options: argparse.Namespace) -> int:
+    """Until the daemon ends, the admin has seen enough, or nobody reads any more."""
+    try:
+        events_screen.follow(options, _read_only_socket())
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exits.OK
 
 
 class _Help(argparse.HelpFormatter):
@@ -137,6 +150,7 @@ VERBS = {
     "queues": ("every queue: card, state, driver, owner, guest", queue_screen.add_arguments),
     "show": ("one matrix", _name),
     "why": ("why a queue, a matrix or a guest is not as wanted, and what mends it", _subject),
+    "events": ("what has happened on the host, and with --follow what happens", events_screen.add_arguments),
     "xml": ("libvirt's XML of a matrix", _xml),
     "define": ("define a matrix and, unless --start manual, make it true", _definition),
     "undefine": ("forget matrices; their queues go back to the host", _names),
@@ -158,6 +172,7 @@ READS = {
     "queues": "queues",
     "show": "matrix",
     "why": "why",
+    "events": "events",
     "xml": "xml",
     "history": "revisions",
     "diff": "diff",
@@ -171,7 +186,9 @@ def _call(options: argparse.Namespace) -> object:
     """The one call that the command is. Numbers go as text: they are read in one place, the daemon."""
     given = vars(options)
     if options.verb == "queues":
-        return queue_screen.choose(options, _queues())
+        return queue_screen.choose(options, _rows("Queues", "queues"))
+    if options.verb == "events":
+        return list(events_screen.choose(options, _rows("Events", "events")))
     parameters = {name: value for name, value in given.items() if name not in NOT_SENT}
     if given.get("file"):
         parameters["text"] = _text_of(given["file"])
@@ -186,8 +203,8 @@ def _call(options: argparse.Namespace) -> object:
     return call(_socket(), method, **parameters)["change"]
 
 
-def _queues() -> list[dict[str, object]]:
-    rows = call(_read_only_socket(), "Queues")["queues"]
+def _rows(method: str, field: str) -> list[dict[str, object]]:
+    rows = call(_read_only_socket(), method)[field]
     return rows if isinstance(rows, list) else []
 
 
@@ -222,11 +239,12 @@ def _print(options: argparse.Namespace, reply: object) -> int:
 
 def _render(options: argparse.Namespace, reply: object) -> str:
     if isinstance(reply, list):
-        return screens.history(reply) if options.verb == "history" else queue_screen.show(options, reply)
+        pages = {"history": screens.history, "events": events_screen.show}
+        return pages[options.verb](reply) if options.verb in pages else queue_screen.show(options, reply)
     if not isinstance(reply, dict):
         return str(reply).rstrip("\n")
-    pages = {"status": screens.status, "show": screens.matrix, "why": why_screen.why}
-    return pages.get(options.verb, screens.change)(reply)
+    screen = {"status": screens.status, "show": screens.matrix, "why": why_screen.why}
+    return screen.get(options.verb, screens.change)(reply)
 
 
 def _complain(error: CallError, *, as_json: bool) -> int:

@@ -20,6 +20,7 @@ from systemd.journal import JournalHandler
 from vfioapd import VERSION
 from vfioapd.backend.details import QueueDetails
 from vfioapd.backend.guarded_sysfs import GuardedSysfs
+from vfioapd.daemon.feed import JournalLines
 from vfioapd.daemon.libvirt_watch import LibvirtWatch
 from vfioapd.daemon.live_host import LiveHost
 from vfioapd.daemon.news import News
@@ -73,6 +74,7 @@ async def _serve(places: Places) -> None:
     sysfs = GuardedSysfs()
     host = LiveHost(sysfs, places, guests, QueueDetails(sysfs, _changed_devices()))
     service = Service(host, places, journal, History(places.revisions))
+    logging.getLogger().addHandler(JournalLines(service.feed))
     # One thread writes; a read waits neither for a change nor for a guest that does not let go.
     with ThreadPoolExecutor(1, "changes") as changes, ThreadPoolExecutor(1, "reads") as reads:
         server = Server(service, reads, changes)

@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from vfioapd.daemon.drift import Drift, suspect_of
+from vfioapd.daemon.feed import Kind, uevent_lines
 from vfioapd.udev.inotify import FolderWatch
 from vfioapd.udev.monitor import UeventMonitor
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 GATHER = 0.3  # seconds; a mask write alone sends two events for each queue it moves
 LISTEN = 0.02  # seconds; events that come in thousands are taken many at a time, not one at each turn
-LISTEN_BUSY = 1.0  # seconds; those of a change of our own would be heard at its expense
+BUSY_TURNS = 50  # of LISTEN, at most, that a change of our own is let go on without hearing its own events
 
 
 class News:
@@ -55,18 +56,28 @@ class News:
     def hear(self, what: str) -> None:
         """News that came another way, such as from libvirt."""
         logger.debug("news: %s", what)
+        self._service.feed.tell(Kind.GUEST, what)
         self._look_in(GATHER)
 
     def _rings(self, source: UeventMonitor | FolderWatch) -> None:
         self._loop.remove_reader(source.fileno())
-        seconds = LISTEN_BUSY if self._service.running else LISTEN
-        self._loop.call_later(seconds, self._heard, source)
+        self._loop.call_later(LISTEN, self._hear, source, BUSY_TURNS)
+
+    def _hear(self, source: UeventMonitor | FolderWatch, turns: int) -> None:
+        if self._service.running and turns:
+            self._loop.call_later(LISTEN, self._hear, source, turns - 1)
+        else:
+            self._heard(source)
 
     def _heard(self, source: UeventMonitor | FolderWatch) -> None:
         self._loop.add_reader(source.fileno(), self._rings, source)
-        heard = source.read()
-        for one in heard:
-            logger.debug("news: %s", one)
+        if isinstance(source, UeventMonitor):
+            heard = uevent_lines(source.read())
+            for line in heard:
+                self._service.feed.tell(Kind.UEVENT, line)
+        else:
+            heard = [str(path) for path in source.read()]
+            logger.debug("files changed: %s", heard)
         if not heard:  # an event of another subsystem: libudev filters the kernel's only after reading them
             return
         self._suspect = self._suspect or suspect_of(self._service)

@@ -16,6 +16,7 @@ from vfioapd.backend.lock import ap_lock
 from vfioapd.daemon.changes import Changes, Note, change_record
 from vfioapd.daemon.confirming import check_no_wait, read_wait, wait_text
 from vfioapd.daemon.desired import DesiredState
+from vfioapd.daemon.feed import Feed
 from vfioapd.daemon.hooking import Hooks
 from vfioapd.daemon.requests import definition_of, parse_word
 from vfioapd.daemon.views import FREE, HOST, View
@@ -32,7 +33,7 @@ from vfioapd.store.mdevctl import read_folder
 from vfioapd.virt.xml import hostdev_xml, nodedev_xml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from vfioapd.daemon.live_host import LiveHost
     from vfioapd.daemon.places import Places
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from vfioapd.engine.journal import Journal
     from vfioapd.plan.wish import State, Wish
     from vfioapd.rpc.interface import DefineRequest
-    from vfioapd.rpc.types import Change, MatrixRow, QueueRow, WhyAnswer
+    from vfioapd.rpc.types import Change, EventRow, MatrixRow, QueueRow, WhyAnswer
     from vfioapd.store.history import History, Revision
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Service:
         self.changes = Changes(host, places, journal, history)
         self.desired = DesiredState(places, history)
         self.hooks = Hooks(self)
+        self.feed = Feed()
         self.running = ""  # the command that is being carried out
         self.on_wait: Callable[[float], None] = lambda seconds: None  # the daemon sets its clock here
         self.drifted: dict[str, str] = {}  # matrix name: what others did to it
@@ -211,6 +213,14 @@ class Service:
         """Settle what was started for a guest that has ended. Calls no libvirt."""
         return self.hooks.release(guest, uuids)
 
+    def events(self) -> list[EventRow]:
+        """What happened of late."""
+        return self.feed.recent()
+
+    def follow(self) -> AsyncIterator[EventRow]:
+        """What happens, as it happens. For the event loop."""
+        return self.feed.follow()
+
     def revisions(self) -> list[RevisionRow]:
         """Every host.toml that was in force, the oldest first."""
         return [_revision_row(one) for one in self.history.revisions()]
@@ -244,7 +254,7 @@ class Service:
                 return self.changes.preview(wish, state, what)
             made = self.changes.make(wish, state, self._note(asked, what, text))
         if made.steps:
-            logger.info("%s: done for %s", what, asked.peer)
+            logger.info("%s: done in %d steps for %s", what, len(made.steps), asked.peer)
         for one in wish.target.touched:
             self.failures.pop(one.name, None)
             self.drifted.pop(one.name, None)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A varlink client of one call: standard library only, since start-up time is its point."""
+"""A varlink client: standard library only, since start-up time is its point."""
 
 from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator  # noqa: TC003 - typing takes longer to import than this
 
 INTERFACE = "org.vfioapd.Host"
 SOCKET = "/run/vfioapd/vfioapd.sock"
@@ -26,10 +27,22 @@ def call(path: str, method: str, **parameters: object) -> dict[str, object]:
     a change may wait for the kernel, for another admin or for a guest."""
     wanted = {name: value for name, value in parameters.items() if value is not None}
     request = json.dumps({"method": f"{INTERFACE}.{method}", "parameters": wanted}).encode() + b"\0"
-    reply = _parse(_exchange(path, request))
-    if error := reply.get("error"):
-        raise _call_error(error, _record(reply.get("parameters")))
-    return _record(reply.get("parameters"))
+    return _checked(_parse(_exchange(path, request)))
+
+
+def stream(path: str, method: str) -> Iterator[dict[str, object]]:
+    """Call one method that answers again and again; each answer as it comes. Ends when the daemon does,
+    with CallError."""
+    request = json.dumps({"method": f"{INTERFACE}.{method}", "parameters": {}, "more": True})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        _connect(sock, path)
+        sock.sendall(request.encode() + b"\0")
+        rest = b""
+        while chunk := sock.recv(1 << 16):
+            *answers, rest = (rest + chunk).split(b"\0")
+            for answer in answers:
+                yield _checked(_parse(answer))
+    raise CallError("not-running", "vfioapd has ended", "systemctl status vfioapd")
 
 
 def _exchange(path: str, request: bytes) -> bytes:
@@ -77,6 +90,13 @@ def _parse(answer: bytes) -> dict[str, object]:
         raise CallError(
             "internal-error", f"vfioapd answered {answer[:80]!r}, which is not varlink"
         ) from error
+
+
+def _checked(reply: dict[str, object]) -> dict[str, object]:
+    """What a reply holds; a problem is raised."""
+    if error := reply.get("error"):
+        raise _call_error(error, _record(reply.get("parameters")))
+    return _record(reply.get("parameters"))
 
 
 def _record(value: object) -> dict[str, object]:

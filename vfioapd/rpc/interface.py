@@ -9,7 +9,7 @@ asyncvarlink derives the interface description from these annotations, so that
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
@@ -17,7 +17,16 @@ from typing import Protocol, Self, TypeVar
 from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 
 from vfioapd.domain.problems import Problem, Refused, VfioApError
-from vfioapd.rpc.types import Change, HostStatus, MatrixRow, Options, QueueRow, RevisionRow, WhyAnswer
+from vfioapd.rpc.types import (
+    Change,
+    EventRow,
+    HostStatus,
+    MatrixRow,
+    Options,
+    QueueRow,
+    RevisionRow,
+    WhyAnswer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +79,15 @@ class Asked:
 
 
 class Service(Protocol):
-    """What the interface calls. Every method blocks and raises VfioApError."""
+    """What the interface calls. Every method but follow blocks, and raises VfioApError."""
 
     def status(self) -> HostStatus: ...
     def queues(self) -> list[QueueRow]: ...
     def show(self, name: str) -> MatrixRow: ...
     def xml(self, name: str, kind: str) -> str: ...
     def why(self, subject: str) -> WhyAnswer: ...
+    def events(self) -> list[EventRow]: ...
+    def follow(self) -> AsyncIterator[EventRow]: ...
     def revisions(self) -> list[RevisionRow]: ...
     def diff(self, number: int) -> str: ...
     def plan(self, text: str | None, asked: Asked) -> Change: ...
@@ -147,6 +158,17 @@ class HostInterface(VarlinkInterface, name=INTERFACE):
         """The chain from the LPAR to the guest for a queue (05.0011), a matrix or a guest: each link, the
         first broken one, its cause and what mends it."""
         return await self._call(self._reads, lambda: self._service.why(subject))
+
+    @varlinkmethod(return_parameter="events")
+    async def Events(self) -> list[EventRow]:
+        """The newest events on the host, the oldest of them first."""
+        return self._service.events()
+
+    @varlinkmethod(return_parameter="event", delay_generator=False)
+    async def Follow(self) -> AsyncIterator[EventRow]:
+        """The last few events, then each as it comes, without end; one who reads too slowly loses some."""
+        async for row in self._service.follow():
+            yield row
 
     @varlinkmethod(return_parameter="revisions")
     async def History(self) -> list[RevisionRow]:

@@ -116,6 +116,16 @@ class HostStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class EventRow:
+    """One thing that happened on the host."""
+
+    number: int  # counted from the daemon's start; 0: stands for events that were lost
+    time: str  # UTC, ISO 8601
+    kind: str  # uevent, guest, change, hook, drift, daemon, lost
+    text: str  # one line
+
+
+@dataclass(frozen=True, slots=True)
 class WhyLink:
     """One link of the chain from the LPAR to the guest."""
 
