@@ -121,7 +121,7 @@ def measure(options: Options) -> Section:
 
 def _section(tools: Tools, host: str) -> Section:
     size = host.partition(" (")[0]
-    work = tools.restore.median - tools.nothing.median
+    work = max(0.0, tools.restore.median - tools.nothing.median)  # below what two starts differ by anyway
     writes = "; ".join(f"{what}: {count}" for what, count in tools.writes.items())
     return Section(
         f"Start of 20 matrices: {host}",
