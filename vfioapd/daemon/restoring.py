@@ -60,6 +60,7 @@ def _settle(service: Service) -> None:
         message = f"the change that was cut short could not be settled: {error}"
     if message:
         logger.warning("%s", message)
+    service.settle()
 
 
 def _take_up_host_file(service: Service) -> None:

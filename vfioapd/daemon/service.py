@@ -22,6 +22,7 @@ from vfioapd.daemon.requests import definition_of, parse_word
 from vfioapd.daemon.views import FREE, HOST, View
 from vfioapd.daemon.whys import explain
 from vfioapd.domain.problems import Problem, Refused
+from vfioapd.engine.run import settle
 from vfioapd.plan import wishes
 from vfioapd.plan.planner import Plan
 from vfioapd.plan.wishes import Scope
@@ -205,6 +206,12 @@ class Service:
         self._change(asked, "take back", lambda state: wishes.apply(state, new), text=text, again=True)
         return None
 
+    def settle(self) -> None:
+        """Undo what earlier changes that were cut short have left, as far as it can be now. The caller
+        holds the AP configuration lock."""
+        if message := settle(self.host, self.journal):
+            logger.warning("%s", message)
+
     def hook_prepare(self, guest: str, uuids: Sequence[str]) -> list[str]:
         """Make the matrices of a guest ready before it starts, or refuse. Calls no libvirt."""
         return self.hooks.prepare(guest, uuids)
@@ -248,6 +255,8 @@ class Service:
     ) -> Change:
         with self._busy_with(what), ap_lock(self.places.lock):
             self._check_may_change(text, adds=adds, again=again)
+            if not asked.dry_run:
+                self.settle()
             state = self.desired.state(self.host, disrupt=asked.disrupt)
             wish = wish_of(state)
             if asked.dry_run:

@@ -32,10 +32,12 @@ class Unfinished:
 
 
 class Journal:
-    """The journal file of one host. One writer at a time: the daemon's worker."""
+    """The journal file of one host, and beside it what earlier runs have left to be undone. One writer at
+    a time: the daemon's worker."""
 
     def __init__(self, path: Path, boot_id: str) -> None:
         self._path = path
+        self._left = path.with_name(f"{path.name}.left")
         self._boot_id = boot_id
 
     @property
@@ -72,6 +74,27 @@ class Journal:
         steps = tuple(decode_step(step) for step in written) if isinstance(written, list) else ()
         begun = sum("intent" in record for record in records)
         return Unfinished(steps, begun, rebooted=records[0].get("boot") != self._boot_id)
+
+    def left(self) -> Unfinished | None:
+        """Steps that could not be undone when their run was settled, or None. Raises as ``unfinished``."""
+        if not self._left.exists():
+            return None
+        record = json.loads(self._left.read_text())
+        steps = tuple(map(decode_step, record["steps"]))
+        return Unfinished(steps, len(steps), rebooted=record["boot"] != self._boot_id)
+
+    def leave(self, steps: Sequence[Step]) -> None:
+        """Keep these steps, in the order in which they were made, and no others."""
+        if not steps:
+            self._left.unlink(missing_ok=True)
+            return
+        new = self._left.with_name(f"{self._left.name}.new")
+        with open(new, "w", opener=_private) as file:
+            json.dump({"steps": [encode_step(step) for step in steps], "boot": self._boot_id}, file)
+            file.flush()
+            os.fdatasync(file.fileno())
+        new.replace(self._left)
+        self._sync_folder()
 
     def _write(self, record: Mapping[str, object], mode: str) -> None:
         # The first line end closes a line that a power cut tore. The file object writes on after a short

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from vfioapd.domain.problems import Problem, VfioApError
-from vfioapd.plan.steps import WriteFile, describe, inverse, survives_reboot
+from vfioapd.plan.steps import Plug, Unplug, WriteFile, describe, inverse, survives_reboot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from vfioapd.engine.journal import Journal
     from vfioapd.plan.steps import Step
@@ -34,18 +35,29 @@ class Host(Protocol):
         """Whether the host is now as the step leaves it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A step that could not be undone."""
+
+    step: Step
+    cause: Exception
+
+    def __str__(self) -> str:
+        return f"{describe(self.step)} ({self.cause})"
+
+
 class ApplyError(VfioApError):
     """A step or the check after them failed. What was done was undone, but for what ``stuck`` lists."""
 
-    def __init__(self, step: Step | None, cause: Exception, stuck: Sequence[str]) -> None:
+    def __init__(self, step: Step | None, cause: Exception, stuck: Sequence[Stuck]) -> None:
         failed = f"could not {describe(step)}: {cause}" if step else str(cause)
-        left = f"could not be undone: {'; '.join(stuck)}" if stuck else "everything done before was undone"
+        left = f"could not be undone: {_listed(stuck)}" if stuck else "everything done before was undone"
         super().__init__(
             cause.problem if isinstance(cause, VfioApError) else Problem.STEP_FAILED,
             f"{failed}; {left}",
             hint=cause.hint if isinstance(cause, VfioApError) else None,
         )
-        self.stuck = tuple(stuck)
+        self.stuck = tuple(map(str, stuck))
 
 
 def run(
@@ -88,16 +100,20 @@ def _undo(
     return ApplyError(step, cause, stuck)
 
 
-def roll_back(done: Sequence[Step], host: Host) -> list[str]:
+def roll_back(done: Sequence[Step], host: Host) -> list[Stuck]:
     """Undo in reverse order what is in effect; returns what could not be undone, with the reason."""
-    stuck: list[str] = []
+    stuck: list[Stuck] = []
     for step in reversed(done):
         try:
             _take_back(step, host)
         except Exception as cause:  # the first error must survive, and the other steps must be tried
             logger.exception("cannot undo: %s", describe(step))
-            stuck.append(f"{describe(step)} ({cause})")
+            stuck.append(Stuck(step, cause))
     return stuck
+
+
+def _listed(stuck: Iterable[Stuck]) -> str:
+    return "; ".join(map(str, stuck))
 
 
 def _take_back(step: Step, host: Host) -> None:
@@ -127,10 +143,38 @@ def recover(host: Host, journal: Journal) -> str | None:
         return f"a change of {total} steps had been made; the new state stands"
     if unfinished.rebooted:
         begun = tuple(step for step in begun if survives_reboot(step))
-    if stuck := roll_back(begun, host):  # the record stays open: libvirt may be there at the next try
-        return f"a change of {total} steps was cut short; could not be undone: {'; '.join(stuck)}"
-    _end(journal, clean=True)
+    stuck = roll_back(begun, host)
+    _leave_for_libvirt(stuck, journal)
+    _end(journal, clean=not stuck)
+    if stuck:
+        return f"a change of {total} steps was cut short; could not be undone: {_listed(stuck)}"
     return f"a change of {total} steps was cut short; the old state was restored"
+
+
+def settle(host: Host, journal: Journal) -> str | None:
+    """Undo what ``recover`` had to leave; says what was done, None when nothing was.
+
+    For whenever libvirt is there again, and before each change, so that no later change is taken for one
+    that is to be undone: without libvirt none of them can concern a guest.
+    """
+    try:
+        left = journal.left()
+    except (OSError, ValueError) as error:
+        return f"what a change that was cut short has left to be undone cannot be read: {error}"
+    if left is None:
+        return None
+    steps = tuple(filter(survives_reboot, left.steps)) if left.rebooted else left.steps
+    stuck = roll_back(steps, host)
+    journal.leave([one.step for one in reversed(stuck)])
+    return None if stuck else "the rest of a change that was cut short was undone"
+
+
+def _leave_for_libvirt(stuck: Sequence[Stuck], journal: Journal) -> None:
+    """At boot libvirt comes after us, and guests' documents outlive the boot."""
+    guests = [one.step for one in reversed(stuck) if isinstance(one.step, (Plug, Unplug))]
+    if guests:
+        earlier = journal.left()
+        journal.leave([*(earlier.steps if earlier else ()), *guests])
 
 
 def _is_made(step: Step, host: Host) -> bool:
