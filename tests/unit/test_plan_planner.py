@@ -25,6 +25,7 @@ from vfioapd.emulator.kernel import Kernel
 from vfioapd.plan.planner import Plan, Target, plan
 from vfioapd.plan.steps import (
     Assign,
+    Bind,
     CreateMdev,
     Plug,
     RemoveMdev,
@@ -139,7 +140,10 @@ def snapshot_of(*active: Definition, whole: bool = True, masks: HostMasks | None
     away = HostMasks() if masks is None else masks
     return Snapshot(
         masks=away,
-        queues=tuple(QueueState(queue, None) for queue in matrix(range(8), (13, 17)).queues()),
+        queues=tuple(
+            QueueState(queue, "cex4queue" if away.owns(queue) else "vfio_ap")
+            for queue in matrix(range(8), (13, 17)).queues()
+        ),
         mdevs=tuple(Mdev(one.uuid, one.matrix, frozenset(), in_use=False) for one in active),
         kernel=KernelAbilities(ap_config=whole),
     )
@@ -239,6 +243,18 @@ def test_a_device_found_empty_is_filled_without_being_made_again() -> None:
     empty = replace(OLD, matrix=EMPTY_MATRIX)
     made = plan(snapshot_of(empty, masks=AWAY), Target((OLD,), (OLD,), (OLD,)))
     assert made.steps == (SetMatrix(OLD.uuid, EMPTY_MATRIX, OLD.matrix),)
+
+
+def test_a_wanted_queue_that_no_driver_has_is_given_to_vfio_ap_and_to_it_alone() -> None:
+    """Early in a boot; a mask write need not bind it (ap_bus.c:__ap_revise_reserved)."""
+    before = snapshot_of(masks=AWAY)
+    loose = tuple(replace(state, driver=None) for state in before.queues)
+    made = plan(replace(before, queues=loose), Target((OLD,), (OLD,), (OLD,)))
+    assert made.steps == (
+        Bind(parse_apqn("05.000d"), "vfio_ap"),
+        CreateMdev(OLD.uuid),
+        SetMatrix(OLD.uuid, EMPTY_MATRIX, OLD.matrix),
+    )
 
 
 def test_the_same_input_gives_the_same_plan() -> None:

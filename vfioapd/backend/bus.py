@@ -59,6 +59,16 @@ def glance(sysfs: Sysfs, earlier: Snapshot) -> Snapshot | None:
     return _unless_it_left(lambda: _glance(sysfs, earlier))
 
 
+def read_arrival(sysfs: Sysfs) -> tuple[bool, frozenset[str]]:
+    """Whether every queue has found a driver, and the names of the queues that the bus has found; two
+    reads, for who waits for them."""
+    try:
+        complete = "(complete)" in sysfs.read(f"{BUS}/bindings")
+    except FileNotFoundError as missing:
+        raise _no_bus() from missing
+    return complete, frozenset(filter(_QUEUE.fullmatch, sysfs.names(DEVICES)))
+
+
 def read_override(sysfs: Sysfs, queue: Apqn) -> str:
     """The driver that a queue is reserved for; empty: none, or a kernel without overrides."""
     return _optional(sysfs, f"{queue_path(queue)}/driver_override") or ""
@@ -79,12 +89,16 @@ def _read_moving(sysfs: Sysfs) -> _Moving:
     try:
         apmask, aqmask, bindings = (sysfs.read(f"{BUS}/{name}") for name in ("apmask", "aqmask", "bindings"))
     except FileNotFoundError as missing:
-        raise Unavailable(
-            Problem.AP_BUS_MISSING,
-            "this kernel shows no AP bus (/sys/bus/ap)",
-            hint="on an IBM Z host load it with 'modprobe ap'; anywhere else use vfioap-lab",
-        ) from missing
+        raise _no_bus() from missing
     return _Moving(apmask, aqmask, bindings, sysfs.names(DEVICES), _names(sysfs, MDEVS))
+
+
+def _no_bus() -> Unavailable:
+    return Unavailable(
+        Problem.AP_BUS_MISSING,
+        "this kernel shows no AP bus (/sys/bus/ap)",
+        hint="on an IBM Z host load it with 'modprobe ap'; anywhere else use vfioap-lab",
+    )
 
 
 def _share_queues(mdevs: tuple[Mdev, ...]) -> bool:

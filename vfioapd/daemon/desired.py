@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -36,9 +37,22 @@ class DesiredState:
         try:
             return self.parse(text, f"revision {self._history.last()}")
         except VfioApError as error:
-            # A revision that cannot be read (damaged, or a newer vfioapd's) leaves host.toml to go by.
-            logger.warning("%s; %s is in force instead", error, self._places.host_file)
-            return host_file.read(self._places.host_file).desired
+            return self._next_best(error)
+
+    def _next_best(self, error: VfioApError) -> Desired:
+        """A revision that cannot be read (damaged, or a newer vfioapd's) leaves host.toml to go by, and
+        that the newest revision that can."""
+        try:
+            found = host_file.read(self._places.host_file).desired
+        except (VfioApError, OSError) as other:
+            for number in sorted((one.number for one in self._history.revisions()), reverse=True):
+                with contextlib.suppress(VfioApError, OSError):
+                    found = self.parse(self._history.read(number), f"revision {number}")
+                    logger.warning("%s; %s; revision %d is in force instead", error, other, number)
+                    return found
+            raise
+        logger.warning("%s; %s is in force instead", error, self._places.host_file)
+        return found
 
     def parse(self, text: str, name: str) -> Desired:
         """What a text says, ``name`` being what errors call it. Raises as ``host_file.parse`` does."""

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vfioapd.backend.lock import ap_lock, holder
+from vfioapd.daemon.outcomes import Message, fields, shortfalls, tell_taken_up
+from vfioapd.daemon.restoring import restore
 from vfioapd.domain.problems import VfioApError
 from vfioapd.plan import wishes
 from vfioapd.plan.drift import find_drift
 
 if TYPE_CHECKING:
     from vfioapd.daemon.service import Service
+    from vfioapd.plan.wish import State
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +59,36 @@ class Drift:
         Returns the seconds after which to look again, None when only news can change anything.
         """
         service = self._service
+        if not service.is_restored:
+            return restore(service)
         try:
             state = service.desired.bare_state(service.host)  # a hook may wait for this thread
             found = service.changes.edited_definitions(state.desired) | find_drift(state)
         except (VfioApError, OSError) as error:
             logger.warning("drift cannot be told: %s", error)
             return None
-        self._say(found, suspect)
+        late = found.keys() & service.short.keys() - service.drifted.keys()
+        self._say({name: what for name, what in found.items() if name not in late}, suspect)
         waiting = [*found, *(name for name in service.failures if name and name not in found)]
-        may_repair = state.desired.repair
-        return self._mend([name for name in waiting if may_repair or name in service.failures])
+        owed = service.failures.keys() | late
+        to_mend = [name for name in waiting if state.desired.repair or name in owed]
+        again = self._mend(to_mend)
+        self._tell_arrivals(None if to_mend else state)
+        return again
+
+    def _tell_arrivals(self, state: State | None) -> None:
+        """Whose queues have come, and who lacks some now. The host is read unless its state is given."""
+        service = self._service
+        try:
+            short = shortfalls(state or service.desired.bare_state(service.host))
+        except (VfioApError, OSError):  # the next look will tell
+            return
+        for name in sorted(service.short.keys() - short.keys()):
+            tell_taken_up(name, "all of its queues are there now")
+        for name in sorted(short.keys() - service.short.keys() - service.drifted.keys()):
+            logger.warning("matrix %s: %s", name, short[name], extra=fields(Message.SHORT, matrix=name))
+        service.short = short
+        service.on_status(service.summary())
 
     def _say(self, found: dict[str, str], suspect: str | None) -> None:
         known = self._service.drifted
@@ -104,10 +127,12 @@ class Drift:
                     return False
                 made = service.changes.make(wishes.restore(state, [definition]), state, None)
         except (VfioApError, OSError) as error:
-            service.failures[name] = str(error)
-            logger.warning("matrix %s was not mended: %s", name, error)
+            if service.failures.get(name) != str(error):
+                service.failures[name] = str(error)
+                logger.warning("matrix %s was not mended: %s", name, error)
             return False
-        service.failures.pop(name, None)
+        if service.failures.pop(name, None):
+            tell_taken_up(name, "it could be made now")
         service.drifted.pop(name, None)
         if made.steps:
             logger.warning("matrix %s was mended: %s", name, "; ".join(made.steps))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from vfioapd.backend.bus import glance, read_snapshot
+from vfioapd.backend.bus import glance, read_arrival, read_snapshot
 from vfioapd.backend.details import QueueDetails
 from vfioapd.backend.kernel_steps import KernelSteps
 from vfioapd.plan.steps import Plug, Unplug, WriteFile
@@ -52,6 +52,10 @@ class LiveHost:
     def bus(self) -> Snapshot:
         """The kernel's part alone."""
         return read_snapshot(self._sysfs)
+
+    def arrival(self) -> tuple[bool, frozenset[str]]:
+        """Whether the bus is complete, and which queues it has; see backend.bus.read_arrival."""
+        return read_arrival(self._sysfs)
 
     def glance(self, earlier: Snapshot) -> Snapshot | None:
         """What steps change in the kernel's part, over an earlier snapshot; see backend.bus.glance."""

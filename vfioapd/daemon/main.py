@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ from vfioapd.daemon.feed import JournalLines
 from vfioapd.daemon.libvirt_watch import LibvirtWatch
 from vfioapd.daemon.live_host import LiveHost
 from vfioapd.daemon.news import News
+from vfioapd.daemon.outcomes import Message, fields
 from vfioapd.daemon.places import Places
 from vfioapd.daemon.restoring import restore
 from vfioapd.daemon.service import Service
@@ -65,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # a second.
 TURN_SECONDS = 0.0005
 
+# Of the boot, before it goes on without us. Shorter than TimeoutStartSec= of the unit, at which systemd
+# would kill a daemon that only waits for a slow kernel.
+RESTORE_SECONDS = 90.0
+
 
 async def _serve(places: Places) -> None:
     sys.setswitchinterval(TURN_SECONDS)
@@ -86,18 +92,57 @@ async def _serve(places: Places) -> None:
         service.hooks.worker = changes
         news = News(loop, changes, service)
         news.listen()
-        await loop.run_in_executor(changes, restore, service)
-        systemd.notify(f"READY=1\nSTATUS={service.summary()}")
+        service.on_status = lambda text: systemd.notify(f"STATUS={text}")
+        await _restored(loop.run_in_executor(changes, _restore, service), news)
+        _say_ready(service)
         guests.may_wake = True
         LibvirtWatch(loop, reads, guests, news.hear).begin()
         clock.look()
-        logger.info("vfioapd %s ready: %s", VERSION, service.summary())
         watchdog = asyncio.create_task(_watchdog())
         await stop.wait()
         systemd.notify("STOPPING=1")
         watchdog.cancel()
         await server.close()
         # leaving the block waits for the change that is under way: a signal cuts no step in two
+
+
+def _restore(service: Service) -> float | None:
+    """In the thread that makes changes."""
+    try:
+        uevents = UeventMonitor(SMALL_BUFFER)
+    except OSError as error:
+        logger.warning("uevents cannot be heard, so queues that come late are not waited for: %s", error)
+        return restore(service)
+    with contextlib.closing(uevents):
+        return restore(service, uevents)
+
+
+async def _restored(restoring: asyncio.Future[float | None], news: News) -> None:
+    """Until that has ended or has taken too long: then the host boots on, and what is missing may follow."""
+
+    def look_again(done: asyncio.Future[float | None]) -> None:
+        if not done.cancelled() and (seconds := done.result()) is not None:
+            news.look_in(seconds)
+
+    restoring.add_done_callback(look_again)
+    _, pending = await asyncio.wait({restoring}, timeout=RESTORE_SECONDS)
+    if pending:
+        text = "the restore has not ended within %g s; the boot goes on without what it has not made yet"
+        logger.error(text, RESTORE_SECONDS, extra=fields(Message.BOOT_GOES_ON))
+
+
+def _say_ready(service: Service) -> None:
+    summary = service.summary()
+    systemd.notify(f"READY=1\nSTATUS={summary}")
+    degraded = service.is_degraded()
+    logger.log(
+        logging.WARNING if degraded else logging.INFO,
+        "vfioapd %s ready%s: %s",
+        VERSION,
+        ", but the host is not whole" if degraded else "",
+        summary,
+        extra=fields(Message.DEGRADED if degraded else Message.READY),
+    )
 
 
 def _changed_devices() -> Callable[[], set[str] | None] | None:

@@ -59,6 +59,10 @@ class News:
         self._service.feed.tell(Kind.GUEST, what)
         self._look_in(GATHER)
 
+    def look_in(self, seconds: float) -> None:
+        """Look at the host although nothing was heard."""
+        self._look_in(seconds)
+
     def _rings(self, source: UeventMonitor | FolderWatch) -> None:
         self._loop.remove_reader(source.fileno())
         self._loop.call_later(LISTEN, self._hear, source, BUSY_TURNS)

@@ -9,38 +9,78 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from vfioapd.backend.lock import ap_lock
-from vfioapd.domain.problems import VfioApError
+from vfioapd.daemon import outcomes
+from vfioapd.daemon.arrival import wait_for_queues
+from vfioapd.daemon.outcomes import Message, fields
+from vfioapd.domain.problems import Problem, VfioApError
 from vfioapd.engine.run import recover
 from vfioapd.plan import wishes
 from vfioapd.store import atomic, host_file
 from vfioapd.store.history import Author
 
 if TYPE_CHECKING:
+    from vfioapd.daemon.arrival import Uevents
     from vfioapd.daemon.service import Service
     from vfioapd.domain.definition import Definition
 
 logger = logging.getLogger(__name__)
 
 
-def restore(service: Service) -> None:
+LOCK_PATIENCE = 10.0  # seconds
+RESTORE_AGAIN = 10.0  # seconds; whoever has the lock sends no event when it gives it back
+
+
+def restore(service: Service, uevents: Uevents | None = None) -> float | None:
     """Bring the host to what is in force. Never raises: what fails is logged and shown by status.
 
     All matrices at once where that can be, else one by one, so that one broken matrix stops no other.
+    With ``uevents`` a host that boots is first given the time to find its queues. Returns the seconds
+    after which to try again, None when only news can change anything.
     """
+    before = service.failures.pop("", None)
     service.failures.clear()
+    booted = not service.places.started.exists()
     try:
-        with ap_lock(service.places.lock):
+        with ap_lock(service.places.lock, patience=LOCK_PATIENCE):
             _settle(service)
-            _take_up_host_file(service)
+            if booted:
+                _take_up_host_file(service)
         _take_back(service)
-        with ap_lock(service.places.lock):
-            wanted = wishes.should_run(service.desired.state(service.host))
-            if not _make(service, wanted, last_try=False):
-                for definition in wanted:
-                    _make(service, [definition], last_try=True)
+        if booted and uevents is not None:
+            wait_for_queues(service, uevents)
+        with ap_lock(service.places.lock, patience=LOCK_PATIENCE):
+            make_all(service)
+        _tell_outcomes(service, booted=booted)
     except (VfioApError, OSError) as error:
-        logger.error("the host could not be restored: %s", error)
+        if str(error) != before:
+            logger.error("the host could not be restored: %s", error, extra=fields(Message.NOT_RESTORED))
         service.failures[""] = str(error)
+        is_locked = isinstance(error, VfioApError) and error.problem is Problem.LOCK_HELD
+        return RESTORE_AGAIN if is_locked else None
+    service.is_restored = True
+    service.on_status(service.summary())
+    return None
+
+
+def make_all(service: Service) -> None:
+    """Everything that should be there, as far as it can be. The caller holds the AP configuration lock."""
+    wanted = wishes.should_run(service.desired.state(service.host))
+    if not _make(service, wanted, last_try=False):
+        for definition in wanted:
+            _make(service, [definition], last_try=True)
+
+
+def _tell_outcomes(service: Service, *, booted: bool) -> None:
+    """One line for each matrix; for one that is whole, only when the host has booted."""
+    state = service.desired.bare_state(service.host)
+    service.short = outcomes.shortfalls(state)
+    for definition in wishes.should_run(state):
+        if why := service.failures.get(definition.name):
+            outcomes.tell_not_restored(definition, why)
+        elif what := service.short.get(definition.name):
+            outcomes.tell_short(definition, what)
+        elif booted:
+            outcomes.tell_restored(definition)
 
 
 def _take_back(service: Service) -> None:
@@ -69,17 +109,16 @@ def _take_up_host_file(service: Service) -> None:
     A file that cannot be read does not take the guests' queues away: the newest revision stays in force.
     """
     places = service.places
-    booted = not places.started.exists()
-    if booted and service.desired.is_edited():
+    if service.desired.is_edited():
         try:
             text = host_file.read(places.host_file).text
         except (VfioApError, OSError) as error:
-            logger.error("%s; the newest revision of it stays in force", error)
+            why = "%s; the newest revision of it stays in force"
+            logger.error(why, error, extra=fields(Message.HOST_FILE_NOT_READ))
         else:
             author = Author(os.getuid(), os.getpid(), "vfioapd")
             service.history.record(text, author, datetime.now(UTC), reason="found at boot", summary="")
-    if booted:
-        atomic.replace(places.started, f"{os.getpid()}\n")
+    atomic.replace(places.started, f"{os.getpid()}\n")
 
 
 def _make(service: Service, definitions: list[Definition], *, last_try: bool) -> bool:
@@ -87,7 +126,7 @@ def _make(service: Service, definitions: list[Definition], *, last_try: bool) ->
     try:
         made = service.changes.make(wishes.restore(state, definitions), state, None)
     except (VfioApError, OSError) as error:
-        logger.log(logging.ERROR if last_try else logging.INFO, "not restored: %s", error)
+        logger.info("not restored: %s", error)
         if last_try:
             service.failures |= {one.name: str(error) for one in definitions}
         return False

@@ -64,6 +64,9 @@ class Service:
         self.on_wait: Callable[[float], None] = lambda seconds: None  # the daemon sets its clock here
         self.drifted: dict[str, str] = {}  # matrix name: what others did to it
         self.failures: dict[str, str] = {}  # matrix name, "" for the whole host: why it is not as desired
+        self.short: dict[str, str] = {}  # matrix name: what its device lacks, as it was seen last
+        self.is_restored = False  # all that should be there was tried since the daemon started
+        self.on_status: Callable[[str], None] = lambda text: None  # systemctl status shows it
 
     def status(self) -> HostStatus:
         """The host at a glance. Works with a broken host.toml and without libvirt."""
@@ -95,7 +98,14 @@ class Service:
         failed = sorted(filter(None, self.failures))
         parts = [f"{len(self.desired.applied().definitions)} matrices defined"]
         parts += [f"{len(failed)} not restored: {', '.join(failed)}"] if failed else []
+        short = sorted(self.short.keys() - self.failures.keys())
+        parts += [f"{len(short)} without all of their queues: {', '.join(short)}"] if short else []
+        parts += [] if self.is_restored or "" in self.failures else ["not all of them restored yet"]
         return "; ".join([*parts, *self.problems()])
+
+    def is_degraded(self) -> bool:
+        """Whether anything is not as host.toml wants it."""
+        return bool(self.failures or self.short or not self.is_restored or self.problems())
 
     def problems(self) -> list[str]:
         """What is not as it should be and is no single matrix's fault."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vfioapd.domain.apqn import format_apqns
+from vfioapd.daemon.outcomes import difference
 from vfioapd.domain.snapshot import VFIO_DRIVER
 from vfioapd.rpc.types import MatrixRow, QueueRow
 
@@ -54,7 +54,7 @@ class View:
             require=definition.require.value,
             state="failed" if failure and mdev is None else row.state,
             guest=definition.guest,
-            problem=failure or _difference(definition, mdev),
+            problem=failure or difference(definition, mdev),
         )
 
     def queues(self, details: Mapping[Apqn, QueueDetail]) -> list[QueueRow]:
@@ -136,18 +136,6 @@ def _state(mdev: Mdev | None, *, used: bool) -> str:
     if mdev is None:
         return "stopped"
     return "in-use" if used or mdev.in_use else "started"
-
-
-def _difference(definition: Definition, mdev: Mdev | None) -> str | None:
-    """What an active device is short of; the kernel drops a whole adapter for one missing queue."""
-    if mdev is None:
-        return None
-    if mdev.matrix != definition.matrix:
-        return "the device holds another matrix than the one defined"
-    if mdev.guest_matrix is None:
-        return None
-    missing = frozenset(definition.matrix.queues()) - mdev.guest_matrix
-    return f"a guest does not get {format_apqns(missing)}" if missing else None
 
 
 def _condition(detail: QueueDetail | None) -> str:

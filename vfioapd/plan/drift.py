@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vfioapd.domain.problems import VfioApError
 from vfioapd.plan import wishes
 from vfioapd.plan.planner import plan
-from vfioapd.plan.steps import Assign, Bind, CreateMdev, SetMatrix, SetOverride, Unassign, WriteMask
+from vfioapd.plan.steps import Assign, Bind, CreateMdev, SetMatrix, SetOverride, Unassign, Unbind, WriteMask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,15 @@ def find_drift(state: State) -> dict[str, str]:
     ]
     if not watched or not _missing_steps(state, watched):
         return {}
-    found = {one.name: _missing_steps(state, [one]) for one in watched}
+    found = {
+        one.name: [step for step in _missing_steps(state, [one]) if _concerns(step, one)] for one in watched
+    }
     return {name: explain(steps) for name, steps in found.items() if steps}
+
+
+def _concerns(step: Step, definition: Definition) -> bool:
+    """A queue that is to move belongs to one matrix; to mend one of them, all of them are planned."""
+    return not isinstance(step, Bind | Unbind | SetOverride) or step.queue in definition.matrix
 
 
 def explain(steps: Sequence[Step]) -> str:
@@ -39,6 +46,8 @@ def explain(steps: Sequence[Step]) -> str:
         return "its device is gone"
     if kinds & {SetMatrix, Assign, Unassign}:
         return "its device holds another matrix than the one defined"
+    if kinds == {Bind}:
+        return "no driver has some of its queues"
     if kinds & {WriteMask, SetOverride, Bind}:
         return "queues of it went back to the host"
     return "it is not as defined"

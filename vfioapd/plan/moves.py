@@ -110,11 +110,21 @@ def _by_masks(snapshot: Snapshot, needs: Needs) -> Moves:
     early = _until_devices_let_go(snapshot.masks, chosen.target, needs.mixed)
     matters = snapshot.present | needs.wanted
     return Moves(
-        tuple(_mask_steps(snapshot.masks, early, matters)),
+        (*_mask_steps(snapshot.masks, early, matters), *_pick_up(snapshot, needs.wanted, early)),
         tuple(_mask_steps(early, chosen.target, matters)),
         snapshot.present - QueueSet.owned_by_host(chosen.target),
         chosen.exact,
     )
+
+
+def _pick_up(snapshot: Snapshot, wanted: QueueSet, masks: HostMasks) -> Iterator[Bind]:
+    """Wanted queues that no driver has, as early in a boot: whether a mask write binds one is left to
+    chance (ap_bus.c:__ap_revise_reserved looks through a null driver pointer)."""
+    if not snapshot.kernel.vfio_ap:  # it takes them when it comes
+        return
+    for state in snapshot.queues:
+        if state.driver is None and state.queue in wanted and not masks.owns(state.queue):
+            yield Bind(state.queue, VFIO_DRIVER)
 
 
 def _hard_to_set_again(snapshot: Snapshot) -> QueueSet:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -83,6 +85,18 @@ class UeventMonitor:
         """The names of all devices with events that have come; None: some were lost. Never blocks."""
         events = self.read()
         return None if parse_uevent(LOST) in events else {event.device for event in events}
+
+    def wait(self, seconds: float) -> bool:
+        """Block until events of ours have come, and take them all; False: none in so many seconds."""
+        deadline = time.monotonic() + seconds
+        while select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if self.read():
+                return True
+        return False
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._socket.close()
 
     def _receive(self) -> bytes | None:
         try:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""At boot: wait until the AP bus has found the queues that guests are to have.
+
+The kernel looks for cards and queues in a worker of its own, which may run later than we do, and says so
+by uevents. Nothing is gained by waiting for more than that: a queue of ours needs none of the host's
+drivers, so a bus that stays incomplete for want of those holds nobody up.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from vfioapd.daemon.outcomes import Message, fields
+from vfioapd.plan import wishes
+
+if TYPE_CHECKING:
+    from vfioapd.daemon.service import Service
+
+logger = logging.getLogger(__name__)
+
+# The kernel scans within the first second and, while anything changes, again every 30 s (ap_bus.c). What
+# is not there after one such time comes with the HMC, and is taken up then.
+BUS_SECONDS = 30.0
+NAMED = 8  # of the queues that are waited for
+
+
+class Uevents(Protocol):
+    """What is needed of vfioapd.udev.monitor.UeventMonitor."""
+
+    def wait(self, seconds: float) -> bool: ...
+
+
+def wait_for_queues(service: Service, uevents: Uevents) -> None:
+    """Block until the queues of all matrices that start by themselves are there, or the bus is complete
+    without them; at most BUS_SECONDS. Raises as reading the bus does."""
+    state = service.desired.bare_state(service.host)
+    wanted = {str(queue) for one in wishes.should_run(state) for queue in one.matrix.queues()}
+    deadline = time.monotonic() + BUS_SECONDS
+    said = False
+    while missing := _missing(service, wanted):
+        left = deadline - time.monotonic()
+        if left > 0 and not said:
+            service.on_status(f"waiting for the AP bus, {_some(missing)} not found yet")
+            said = True
+        if left <= 0 or not uevents.wait(left):
+            logger.warning(
+                "the AP bus has not found %s within %g s; the boot goes on without",
+                _some(missing),
+                BUS_SECONDS,
+                extra=fields(Message.BUS_LATE),
+            )
+            return
+
+
+def _missing(service: Service, wanted: set[str]) -> set[str]:
+    """What is still to come; empty when nothing more is to be expected."""
+    complete, there = service.host.arrival()
+    return set() if complete else wanted - there
+
+
+def _some(queues: set[str]) -> str:
+    named = sorted(queues)[:NAMED]
+    more = [f"{len(queues) - NAMED} more"] if len(queues) > NAMED else []
+    return ", ".join([*named, *more])
