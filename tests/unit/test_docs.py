@@ -13,6 +13,7 @@ import pytest
 
 from vfioapd.cli import exits, main
 from vfioapd.domain.problems import Problem
+from vfioapd.plan.adopt_facts import Trouble
 from vfioapd.rpc import types
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +116,8 @@ def test_every_option_on_the_command_page_exists() -> None:
         ("Matrix", types.MatrixRow),
         ("Queue", types.QueueRow),
         ("Change", types.Change),
+        ("Adoption", types.Adoption),
+        ("Adopted", types.AdoptedRow),
         ("Revision", types.RevisionRow),
         ("Why", types.WhyAnswer),
     ],
@@ -124,6 +127,12 @@ def test_every_field_of_a_json_record_is_documented_and_no_other(heading: str, r
     cells = re.findall(r"^\| (`[^|]+) \|", chapter, re.MULTILINE)
     documented = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     assert documented == {field.name for field in dataclasses.fields(record)}
+
+
+def test_every_finding_of_adopt_is_documented_and_no_other() -> None:
+    chapter = COMMAND_PAGE.read_text().partition("| code | left |")[2].partition("\n### ")[0]
+    cells = re.findall(r"^\| (`[^|]+) \| (?:yes|no) \|", chapter, re.MULTILINE)
+    assert {code for cell in cells for code in re.findall(r"`([a-z-]+)`", cell)} == set(Trouble)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)

@@ -7,7 +7,7 @@ import os
 import sys
 
 from vfioapd import VERSION
-from vfioapd.cli import events_screen, exits, queue_screen, screens, why_screen
+from vfioapd.cli import adopt_screen, events_screen, exits, queue_screen, screens, why_screen
 from vfioapd.cli.text import terminal_width
 from vfioapd.rpc.client import READ_ONLY_SOCKET, SOCKET, CallError, call
 
@@ -140,6 +140,11 @@ def _apply(command: argparse.ArgumentParser) -> None:
     _whole_host(command)
 
 
+def _adopt(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--write", action="store_true", help="make it ours; nothing but files is changed")
+    _change(command)
+
+
 def _restore(command: argparse.ArgumentParser) -> None:
     _revision(command)
     _whole_host(command)
@@ -160,6 +165,7 @@ VERBS = {
     "detach": ("take a matrix from a guest", _guest),
     "plan": ("what apply would do; changes nothing", _file),
     "apply": ("make host.toml true, as it was edited, or another file in its place", _apply),
+    "adopt": ("what others made: list it and what does not fit, or make it ours as it is", _adopt),
     "confirm": ("keep the change that waits to be confirmed", _nothing),
     "history": ("every host.toml that was in force", _nothing),
     "diff": ("what has changed in host.toml since a revision", _revision),
@@ -177,6 +183,7 @@ READS = {
     "history": "revisions",
     "diff": "diff",
     "plan": "change",
+    "adopt": "adoption",  # only reads unless --write is given
 }
 OPTIONS = ("dry_run", "disrupt", "reason", "confirm_within")
 NOT_SENT = ("verb", "json", "live", "config", "file", *OPTIONS)
@@ -198,9 +205,9 @@ def _call(options: argparse.Namespace) -> object:
     if wanted:
         parameters["options"] = wanted
     method = options.verb.capitalize()
-    if options.verb in READS:
+    if options.verb in READS and not given.get("write"):
         return call(_read_only_socket(), method, **parameters)[READS[options.verb]]
-    return call(_socket(), method, **parameters)["change"]
+    return call(_socket(), method, **parameters)[READS.get(options.verb, "change")]
 
 
 def _rows(method: str, field: str) -> list[dict[str, object]]:
@@ -243,7 +250,12 @@ def _render(options: argparse.Namespace, reply: object) -> str:
         return pages[options.verb](reply) if options.verb in pages else queue_screen.show(options, reply)
     if not isinstance(reply, dict):
         return str(reply).rstrip("\n")
-    screen = {"status": screens.status, "show": screens.matrix, "why": why_screen.why}
+    screen = {
+        "status": screens.status,
+        "show": screens.matrix,
+        "why": why_screen.why,
+        "adopt": adopt_screen.adopt,
+    }
     return screen.get(options.verb, screens.change)(reply)
 
 

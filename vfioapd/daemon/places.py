@@ -16,6 +16,7 @@ class Places:
     state: Path = Path("/var/lib/vfioapd")
     runtime: Path = Path("/run/vfioapd")
     lock: Path = Path("/run/lock/s390apconfig.lock")
+    root: Path = Path("/")  # of what others configure: udev rules, module options, the kernel's parameters
     boot_id: Path = Path("/proc/sys/kernel/random/boot_id")
 
     @classmethod
@@ -28,6 +29,7 @@ class Places:
             state=root / plain.state.relative_to("/"),
             runtime=root / plain.runtime.relative_to("/"),
             lock=root / plain.lock.relative_to("/"),
+            root=root,
         )
 
     @property

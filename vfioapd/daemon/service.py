@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vfioapd import VERSION
 from vfioapd.backend.lock import ap_lock
+from vfioapd.daemon.adopting import adoption_record, check_guests_known, proposal
 from vfioapd.daemon.changes import Changes, Note, change_record
 from vfioapd.daemon.confirming import check_no_wait, read_wait, wait_text
 from vfioapd.daemon.desired import DesiredState
@@ -40,9 +41,10 @@ if TYPE_CHECKING:
     from vfioapd.daemon.places import Places
     from vfioapd.domain.definition import Desired
     from vfioapd.engine.journal import Journal
+    from vfioapd.plan.adopt_facts import Proposal
     from vfioapd.plan.wish import State, Wish
     from vfioapd.rpc.interface import DefineRequest
-    from vfioapd.rpc.types import Change, EventRow, MatrixRow, QueueRow, WhyAnswer
+    from vfioapd.rpc.types import Adoption, Change, EventRow, MatrixRow, QueueRow, WhyAnswer
     from vfioapd.store.history import History, Revision
 
 logger = logging.getLogger(__name__)
@@ -184,6 +186,21 @@ class Service:
         present = host_file.read(self.places.host_file).text if text is None else text
         new = self._parse(present)
         return self._change(asked, "apply", lambda state: wishes.apply(state, new), text=present, adds=True)
+
+    def adopt(self, asked: Asked, *, write: bool) -> Adoption:
+        """Make what others made ours, as it is; without ``write`` only say what would be done."""
+        found: list[tuple[State, Proposal]] = []
+
+        def wish_of(state: State) -> Wish:
+            found.append((state, proposal(state, self.places)))
+            return wishes.adopt(state, found[0][1].definitions)
+
+        if write:
+            change = self._change(asked, "adopt", lambda state: wish_of(check_guests_known(state)))
+        else:
+            state = self.desired.state(self.host)
+            change = self.changes.preview(wish_of(state), state, "adopt")
+        return adoption_record(*found[0], change)
 
     def restore_revision(self, number: int, asked: Asked) -> Change:
         """Make an earlier host.toml true again, to the letter."""

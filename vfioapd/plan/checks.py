@@ -130,10 +130,13 @@ def check_unused(definition: Definition, snapshot: Snapshot, unplugs: Iterable[U
 def check_documents(
     snapshot: Snapshot, plugs: Iterable[Plug], unplugs: Iterable[Unplug], desired: Desired
 ) -> None:
-    """Refuse a plan that would leave a guest with two vfio-ap devices in one of its documents."""
+    """Refuse a plan that would give a guest a second vfio-ap device in one of its documents.
+
+    A document that the plan does not touch is its owner's, whatever it says.
+    """
     made, cut = tuple(plugs), tuple(unplugs)
     for guest in snapshot.guests or ():
-        for place in Where:
+        for place in sorted({plug.where for plug in made if plug.guest == guest.name}):
             devices = sorted(devices_after(guest, place, made, cut))
             if len(devices) > 1:
                 one, other = (_named(uuid, desired) for uuid in devices[:2])

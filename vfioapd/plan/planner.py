@@ -94,6 +94,8 @@ def plan(snapshot: Snapshot, target: Target) -> Plan:
     now = binding_in_use(snapshot)
     if target.convert and target.binding is not None and now not in (None, target.binding):
         return _convert(snapshot, target, target.binding)
+    if not (target.touched or target.held or target.released or target.unplugs or target.plugs):
+        return Plan()  # nothing of ours is concerned, and how others have their devices is their affair
     held = QueueSet.of_matrices(one.matrix for one in target.held)
     binding = choose_binding(snapshot, target.binding, held)
     devices = _Devices.of(snapshot, target, binding)

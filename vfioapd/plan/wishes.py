@@ -144,6 +144,16 @@ def apply(state: State, new: Desired) -> Wish:
     return replace(wish, target=replace(wish.target, convert=True))
 
 
+def adopt(state: State, found: Iterable[Definition]) -> Wish:
+    """Take over what others made, as it is: a plan for it has no step, only files are written."""
+    new = tuple(found)
+    after = replace(state.desired, definitions=(*state.desired.definitions, *new))
+    check_desired(after)
+    active = tuple(one for one in new if state.is_active(one))
+    target = Target(new, active, active, after.keep, binding=after.binding)
+    return Wish(target, after, state.stopped)
+
+
 def _check_new(state: State, new: Desired) -> None:
     check_desired(new)
     foreign = foreign_claims(state.snapshot, _uuids(state.desired) | _uuids(new))

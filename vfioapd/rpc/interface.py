@@ -18,6 +18,7 @@ from asyncvarlink import TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
 
 from vfioapd.domain.problems import Problem, Refused, VfioApError
 from vfioapd.rpc.types import (
+    Adoption,
     Change,
     EventRow,
     HostStatus,
@@ -98,6 +99,7 @@ class Service(Protocol):
     def attach(self, name: str, guest: str, where: str, asked: Asked) -> Change: ...
     def detach(self, name: str, guest: str, where: str, asked: Asked) -> Change: ...
     def apply(self, text: str | None, asked: Asked) -> Change: ...
+    def adopt(self, asked: Asked, *, write: bool) -> Adoption: ...
     def restore_revision(self, number: int, asked: Asked) -> Change: ...
     def confirm(self, asked: Asked) -> Change: ...
     def hook_prepare(self, guest: str, uuids: Sequence[str]) -> list[str]: ...
@@ -275,6 +277,15 @@ class HostInterface(VarlinkInterface, name=INTERFACE):
         everything goes back unless Confirm is called in time."""
         asked = self._asked(options)
         return await self._change(lambda: self._service.apply(text, asked))
+
+    @varlinkmethod(return_parameter="adoption")
+    async def Adopt(self, *, write: bool | None = None, options: Options | None = None) -> Adoption:
+        """Which devices and definitions of others would become matrices, as they are, and all that does
+        not fit. With write they do: files are written, no mask, device or guest is touched."""
+        asked = self._asked(options)
+        if not write:
+            return await self._call(self._reads, lambda: self._service.adopt(asked, write=False))
+        return await self._change(lambda: self._service.adopt(asked, write=True))
 
     @varlinkmethod(return_parameter="change")
     async def Restore(

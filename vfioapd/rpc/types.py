@@ -78,6 +78,41 @@ class MatrixRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptedRow:
+    """A device or definition of somebody else's as the matrix that it becomes."""
+
+    name: str
+    uuid: str
+    adapters: list[int]
+    domains: list[int]
+    control_domains: list[int]
+    queues: list[str]
+    start: str  # auto: it is active now; manual: it is not
+    guest: str | None  # only where the guest has it for good
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRow:
+    """Something on the host that does not fit."""
+
+    code: str
+    sentence: str
+    hint: str
+    uuid: str | None  # of the device that it is about
+    left: bool  # for this the device is left as it is and not adopted
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """What an existing host brings along."""
+
+    ours: list[str]  # names of matrices that are vfioapd's already
+    matrices: list[AdoptedRow]
+    findings: list[FindingRow]
+    change: Change  # what was done about it or would be
+
+
+@dataclass(frozen=True, slots=True)
 class QueueRow:
     """One queue of the host."""
 
