@@ -52,7 +52,8 @@ program /usr/bin/vfioap-lab vfioapd.lab.main
 for template in xml-templates/*.xml; do put 0644 "$template" /usr/share/vfioapd/xml-templates; done
 put 0644 etc/host.toml /etc/vfioapd
 hook=etc/libvirt/hooks/qemu.d/vfioapd
-if [ -e $hook ]; then put 0755 $hook /etc/libvirt/hooks/qemu.d; fi
+put 0755 $hook /etc/libvirt/hooks/qemu.d
+put 0644 $hook /usr/share/vfioapd/hooks # what vfioapctl doctor compares it with, and has it mended from
 
 for unit in units/*.service units/*.socket units/*.target; do put 0644 "$unit" "$UNITDIR"; done
 for kind in modules-load.d sysusers.d tmpfiles.d; do put 0644 units/$kind/vfioapd.conf /usr/lib/$kind; done

@@ -25,6 +25,7 @@ from vfioapd.emulator.hostfile import Host, load_host_file
 from vfioapd.emulator.kernel import Kernel
 from vfioapd.emulator.snapshot import snapshot
 from vfioapd.engine.journal import Journal
+from vfioapd.plan.doctor_facts import GuestFacts, HostdevFacts
 from vfioapd.plan.steps import Plug, Where, describe
 from vfioapd.rpc.interface import Asked, DefineRequest, Peer
 from vfioapd.rpc.server import READ_ONLY_MODE, WRITABLE_MODE, Server, listen
@@ -111,6 +112,18 @@ class Libvirt:
             )
             for name, room in sorted(self.rooms.items())
         )
+
+    def definitions(self) -> tuple[GuestFacts, ...] | None:
+        if not self.is_up:
+            return None
+        return tuple(
+            GuestFacts(name, devices=tuple(map(HostdevFacts, sorted(room.config))))
+            for name, room in sorted(self.rooms.items())
+            if room.persistent
+        )
+
+    def versions(self) -> tuple[int | None, int | None]:
+        return (9_000_000, 7_002_000) if self.is_up else (None, None)
 
     def holds(self, step: GuestStep) -> bool:
         room = self._room(step)

@@ -14,6 +14,7 @@ import pytest
 from vfioapd.cli import exits, main
 from vfioapd.domain.problems import Problem
 from vfioapd.plan.adopt_facts import Trouble
+from vfioapd.plan.doctor_finding import Code, Finding
 from vfioapd.rpc import types
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +121,9 @@ def test_every_option_on_the_command_page_exists() -> None:
         ("Adopted", types.AdoptedRow),
         ("Revision", types.RevisionRow),
         ("Why", types.WhyAnswer),
+        ("Doctor", types.DoctorAnswer),
+        ("Subject", types.DoctorSubject),
+        ("Finding", types.DoctorFinding),
     ],
 )
 def test_every_field_of_a_json_record_is_documented_and_no_other(heading: str, record: type) -> None:
@@ -133,6 +137,13 @@ def test_every_finding_of_adopt_is_documented_and_no_other() -> None:
     chapter = COMMAND_PAGE.read_text().partition("| code | left |")[2].partition("\n### ")[0]
     cells = re.findall(r"^\| (`[^|]+) \| (?:yes|no) \|", chapter, re.MULTILINE)
     assert {code for cell in cells for code in re.findall(r"`([a-z-]+)`", cell)} == set(Trouble)
+
+
+def test_every_code_of_doctor_is_documented_below_its_severity_and_no_other() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| (error|warning) \|", text_of("docs/doctor.md"), re.MULTILINE)
+    known = {code.value: Finding(code, "", "").severity.value for code in Code}
+    assert len(rows) == len(known)
+    assert dict(rows) == known
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)

@@ -7,7 +7,15 @@ import os
 import sys
 
 from vfioapd import VERSION
-from vfioapd.cli import adopt_screen, events_screen, exits, queue_screen, screens, why_screen
+from vfioapd.cli import (
+    adopt_screen,
+    doctor_screen,
+    events_screen,
+    exits,
+    queue_screen,
+    screens,
+    why_screen,
+)
 from vfioapd.cli.text import terminal_width
 from vfioapd.rpc.client import READ_ONLY_SOCKET, SOCKET, CallError, call
 
@@ -155,6 +163,7 @@ VERBS = {
     "queues": ("every queue: card, state, driver, owner, guest", queue_screen.add_arguments),
     "show": ("one matrix", _name),
     "why": ("why a queue, a matrix or a guest is not as wanted, and what mends it", _subject),
+    "doctor": ("the whole host looked over: what is wrong, what follows, what mends it", _nothing),
     "events": ("what has happened on the host, and with --follow what happens", events_screen.add_arguments),
     "xml": ("libvirt's XML of a matrix", _xml),
     "define": ("define a matrix and, unless --start manual, make it true", _definition),
@@ -178,6 +187,7 @@ READS = {
     "queues": "queues",
     "show": "matrix",
     "why": "why",
+    "doctor": "doctor",
     "events": "events",
     "xml": "xml",
     "history": "revisions",
@@ -194,6 +204,8 @@ def _call(options: argparse.Namespace) -> object:
     given = vars(options)
     if options.verb == "queues":
         return queue_screen.choose(options, _rows("Queues", "queues"))
+    if options.verb == "doctor":
+        return doctor_screen.examine(_read_only_socket())
     if options.verb == "events":
         return list(events_screen.choose(options, _rows("Events", "events")))
     parameters = {name: value for name, value in given.items() if name not in NOT_SENT}
@@ -241,22 +253,24 @@ def _print(options: argparse.Namespace, reply: object) -> int:
         print(text.encode(encoding, "replace").decode(encoding) if is_plain else text, flush=True)
     except BrokenPipeError:  # head(1) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return exits.OK
+    is_unhealthy = options.verb == "doctor" and isinstance(reply, dict) and not reply["healthy"]
+    return exits.UNHEALTHY if is_unhealthy else exits.OK
 
 
 def _render(options: argparse.Namespace, reply: object) -> str:
     if isinstance(reply, list):
-        pages = {"history": screens.history, "events": events_screen.show}
-        return pages[options.verb](reply) if options.verb in pages else queue_screen.show(options, reply)
+        lists = {"history": screens.history, "events": events_screen.show}
+        return lists[options.verb](reply) if options.verb in lists else queue_screen.show(options, reply)
     if not isinstance(reply, dict):
         return str(reply).rstrip("\n")
-    screen = {
+    pages = {
         "status": screens.status,
         "show": screens.matrix,
         "why": why_screen.why,
         "adopt": adopt_screen.adopt,
+        "doctor": doctor_screen.doctor,
     }
-    return screen.get(options.verb, screens.change)(reply)
+    return pages.get(options.verb, screens.change)(reply)
 
 
 def _complain(error: CallError, *, as_json: bool) -> int:

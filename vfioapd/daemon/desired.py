@@ -16,6 +16,7 @@ from vfioapd.store import atomic, host_file
 if TYPE_CHECKING:
     from vfioapd.daemon.live_host import LiveHost
     from vfioapd.daemon.places import Places
+    from vfioapd.domain.snapshot import Snapshot
     from vfioapd.store.history import History
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,11 @@ class DesiredState:
     def state(self, host: LiveHost, *, disrupt: bool = False) -> State:
         """What a command starts from: a fresh snapshot and what is in force."""
         desired = self.applied()
-        return State(host.snapshot(desired), desired, self._stopped(), disrupt)
+        return self.state_of(host.snapshot(desired), desired, disrupt=disrupt)
+
+    def state_of(self, snapshot: Snapshot, desired: Desired, *, disrupt: bool = False) -> State:
+        """The same from a snapshot that is at hand."""
+        return State(snapshot, desired, self._stopped(), disrupt)
 
     def bare_state(self, host: LiveHost) -> State:
         """The same without any call of libvirt, for what a hook may be waiting for: reading a guest would

@@ -17,7 +17,7 @@ from vfioapd.daemon.outcomes import Message, fields, shortfalls, tell_taken_up
 from vfioapd.daemon.restoring import restore
 from vfioapd.domain.problems import VfioApError
 from vfioapd.plan import wishes
-from vfioapd.plan.drift import find_drift
+from vfioapd.plan.drift import DEVICE_GONE, find_drift
 
 if TYPE_CHECKING:
     from vfioapd.daemon.service import Service
@@ -96,6 +96,8 @@ class Drift:
             if known.get(name, "").partition(" (")[0] != what:
                 by = f" (while {suspect} held the AP configuration lock)" if suspect else ""
                 known[name] = what + by
+                if what == DEVICE_GONE:
+                    self._service.removals.note(name, suspect)
                 logger.warning("matrix %s drifted: %s%s", name, what, by)
         for name in known.keys() - found.keys():
             del known[name]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vfioapd.domain.apqn import Apqn
     from vfioapd.domain.definition import Desired
     from vfioapd.domain.snapshot import Guest, QueueDetail, Snapshot
+    from vfioapd.plan.doctor_facts import GuestFacts
     from vfioapd.plan.steps import GuestStep, Step
 
 
@@ -26,6 +27,8 @@ class GuestRoom(Protocol):
     """What is needed of libvirt; vfioapd.virt.guests.Guests is it."""
 
     def read(self) -> tuple[Guest, ...] | None: ...
+    def definitions(self) -> tuple[GuestFacts, ...] | None: ...
+    def versions(self) -> tuple[int | None, int | None]: ...
     def execute(self, step: GuestStep) -> None: ...
     def holds(self, step: GuestStep) -> bool: ...
 
@@ -64,6 +67,14 @@ class LiveHost:
     def details(self, snapshot: Snapshot) -> dict[Apqn, QueueDetail]:
         """What only each queue's own files tell. For the thread that reads."""
         return self._details.of(snapshot)
+
+    def guest_definitions(self) -> tuple[GuestFacts, ...] | None:
+        """What guests' definitions say of AP; None without libvirt."""
+        return self._guests.definitions()
+
+    def libvirt_versions(self) -> tuple[int | None, int | None]:
+        """libvirt's and QEMU's; None where they are not told."""
+        return self._guests.versions()
 
     def execute(self, step: Step) -> None:
         """Make the change."""

@@ -6,12 +6,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from asyncvarlink import get_listen_fd
@@ -21,6 +23,8 @@ from systemd.journal import JournalHandler
 from vfioapd import VERSION
 from vfioapd.backend.details import QueueDetails
 from vfioapd.backend.guarded_sysfs import GuardedSysfs
+from vfioapd.backend.sysfs import HostSysfs
+from vfioapd.daemon.doctor import examine
 from vfioapd.daemon.feed import JournalLines
 from vfioapd.daemon.libvirt_watch import LibvirtWatch
 from vfioapd.daemon.live_host import LiveHost
@@ -49,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vfioapd", description=__doc__)
     parser.add_argument("--version", action="version", version=f"vfioapd {VERSION}")
     parser.add_argument("--debug", action="store_true", help="log reads and decisions too")
+    parser.add_argument(
+        "--doctor", action="store_true", help="print what vfioapctl doctor --json would, without a daemon"
+    )
     options = parser.parse_args(arguments)
+    if options.doctor:
+        return _doctor(Places())
     _log_to_journal_or_stderr(logging.DEBUG if options.debug else logging.INFO)
     if os.geteuid() != 0:
         print("vfioapd: root is needed to write the AP bus", file=sys.stderr)
@@ -59,6 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"vfioapd: could not start: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _doctor(places: Places) -> int:
+    """For a host whose daemon does not run: it is looked over from here, and nothing is changed."""
+    logging.basicConfig(level=logging.ERROR)
+    sysfs = HostSysfs()
+    journal = Journal(places.journal, places.boot_id.read_text().strip())
+    service = Service(LiveHost(sysfs, places, Guests()), places, journal, History(places.revisions))
+    answer = examine(service, runs=False)
+    print(json.dumps(asdict(answer), indent=2))
     return 0
 
 

@@ -16,7 +16,7 @@ class Places:
     state: Path = Path("/var/lib/vfioapd")
     runtime: Path = Path("/run/vfioapd")
     lock: Path = Path("/run/lock/s390apconfig.lock")
-    root: Path = Path("/")  # of what others configure: udev rules, module options, the kernel's parameters
+    root: Path = Path("/")  # of all that is configured and installed by others
     boot_id: Path = Path("/proc/sys/kernel/random/boot_id")
 
     @classmethod
@@ -31,6 +31,11 @@ class Places:
             lock=root / plain.lock.relative_to("/"),
             root=root,
         )
+
+    @property
+    def hook(self) -> Path:
+        """Ours among libvirt's hooks."""
+        return self.root / "etc/libvirt/hooks/qemu.d/vfioapd"
 
     @property
     def journal(self) -> Path:

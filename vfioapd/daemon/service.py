@@ -17,8 +17,10 @@ from vfioapd.daemon.adopting import adoption_record, check_guests_known, proposa
 from vfioapd.daemon.changes import Changes, Note, change_record
 from vfioapd.daemon.confirming import check_no_wait, read_wait, wait_text
 from vfioapd.daemon.desired import DesiredState
+from vfioapd.daemon.doctor import examine
 from vfioapd.daemon.feed import Feed
 from vfioapd.daemon.hooking import Hooks
+from vfioapd.daemon.removals import Removals
 from vfioapd.daemon.requests import definition_of, parse_word
 from vfioapd.daemon.views import FREE, HOST, View
 from vfioapd.daemon.whys import explain
@@ -44,7 +46,15 @@ if TYPE_CHECKING:
     from vfioapd.plan.adopt_facts import Proposal
     from vfioapd.plan.wish import State, Wish
     from vfioapd.rpc.interface import DefineRequest
-    from vfioapd.rpc.types import Adoption, Change, EventRow, MatrixRow, QueueRow, WhyAnswer
+    from vfioapd.rpc.types import (
+        Adoption,
+        Change,
+        DoctorAnswer,
+        EventRow,
+        MatrixRow,
+        QueueRow,
+        WhyAnswer,
+    )
     from vfioapd.store.history import History, Revision
 
 logger = logging.getLogger(__name__)
@@ -65,6 +75,7 @@ class Service:
         self.running = ""  # the command that is being carried out
         self.on_wait: Callable[[float], None] = lambda seconds: None  # the daemon sets its clock here
         self.drifted: dict[str, str] = {}  # matrix name: what others did to it
+        self.removals = Removals()
         self.failures: dict[str, str] = {}  # matrix name, "" for the whole host: why it is not as desired
         self.short: dict[str, str] = {}  # matrix name: what its device lacks, as it was seen last
         self.is_restored = False  # all that should be there was tried since the daemon started
@@ -129,6 +140,10 @@ class Service:
     def why(self, subject: str) -> WhyAnswer:
         """Why a queue, a matrix or a guest is not as wanted: the chain from the LPAR to the guest."""
         return explain(self, subject)
+
+    def doctor(self) -> DoctorAnswer:
+        """The whole host looked over: what is wrong, what follows, what mends it."""
+        return examine(self)
 
     def xml(self, name: str, kind: str) -> str:
         """libvirt's XML of a matrix."""

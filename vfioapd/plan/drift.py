@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vfioapd.plan.steps import Step
     from vfioapd.plan.wish import State
 
+DEVICE_GONE = "its device is gone"
+
 
 def find_drift(state: State) -> dict[str, str]:
     """The matrices that are not as they should be, with what is wrong with each.
@@ -43,7 +45,7 @@ def explain(steps: Sequence[Step]) -> str:
     """What must have happened, from the steps that would mend it."""
     kinds = {type(step) for step in steps}
     if CreateMdev in kinds:
-        return "its device is gone"
+        return DEVICE_GONE
     if kinds & {SetMatrix, Assign, Unassign}:
         return "its device holds another matrix than the one defined"
     if kinds == {Bind}:

@@ -20,6 +20,7 @@ from vfioapd.domain.problems import Problem, Refused, VfioApError
 from vfioapd.rpc.types import (
     Adoption,
     Change,
+    DoctorAnswer,
     EventRow,
     HostStatus,
     MatrixRow,
@@ -87,6 +88,7 @@ class Service(Protocol):
     def show(self, name: str) -> MatrixRow: ...
     def xml(self, name: str, kind: str) -> str: ...
     def why(self, subject: str) -> WhyAnswer: ...
+    def doctor(self) -> DoctorAnswer: ...
     def events(self) -> list[EventRow]: ...
     def follow(self) -> AsyncIterator[EventRow]: ...
     def revisions(self) -> list[RevisionRow]: ...
@@ -160,6 +162,11 @@ class HostInterface(VarlinkInterface, name=INTERFACE):
         """The chain from the LPAR to the guest for a queue (05.0011), a matrix or a guest: each link, the
         first broken one, its cause and what mends it."""
         return await self._call(self._reads, lambda: self._service.why(subject))
+
+    @varlinkmethod(return_parameter="doctor")
+    async def Doctor(self) -> DoctorAnswer:
+        """The whole host looked over: each defect with its cause, its consequence and what mends it."""
+        return await self._call(self._reads, self._service.doctor)
 
     @varlinkmethod(return_parameter="events")
     async def Events(self) -> list[EventRow]:

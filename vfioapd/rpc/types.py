@@ -179,3 +179,34 @@ class WhyAnswer:
     cause: str | None  # the sentence of that link
     mend: str | None  # what mends it; null: nothing that could be written as a command
     mend_with: str | None  # vfioapctl or shell: a command line; editor, HMC: an action in words
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorFinding:
+    """One defect of the host."""
+
+    code: str  # stable; docs/doctor.md lists them
+    severity: str  # error or warning
+    sentence: str  # the object and the cause
+    consequence: str
+    command: str | None  # mends it, and runs as it stands; null: no command does
+    advice: str | None  # what else there is to do
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorSubject:
+    """One part of the host and what came of looking at it."""
+
+    subject: str
+    state: str  # ok, warning, error; unchecked: nothing could be looked at
+    looked_at: str
+    findings: list[DoctorFinding]
+    unchecked: list[str]  # what could not be looked at, and why
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorAnswer:
+    """The whole host."""
+
+    healthy: bool  # no error was found
+    subjects: list[DoctorSubject]

@@ -15,12 +15,21 @@ DAEMONS = ("libvirtd", "virtqemud")
 
 def libvirt_runs(run: Path = Path("/run"), proc: Path = Path("/proc")) -> bool:
     """True when a PID file names a living daemon; one that was killed leaves its file behind."""
-    return any(_lives(run / f"{name}.pid", name, proc) for name in DAEMONS)
+    return running_libvirt(run, proc) is not None
 
 
-def _lives(pid_file: Path, name: str, proc: Path) -> bool:
+def running_libvirt(run: Path = Path("/run"), proc: Path = Path("/proc")) -> tuple[str, int] | None:
+    """The daemon that runs, and its PID."""
+    for name in DAEMONS:
+        pid = _pid(run / f"{name}.pid", name, proc)
+        if pid is not None:
+            return name, pid
+    return None
+
+
+def _pid(pid_file: Path, name: str, proc: Path) -> int | None:
     try:
         pid = int(pid_file.read_text())
-        return (proc / str(pid) / "comm").read_text().strip() == name
+        return pid if (proc / str(pid) / "comm").read_text().strip() == name else None
     except (OSError, ValueError):
-        return False
+        return None

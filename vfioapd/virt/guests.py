@@ -16,10 +16,13 @@ from vfioapd.domain.snapshot import Guest
 from vfioapd.plan.steps import GuestStep, Plug, Unplug, Where, describe
 from vfioapd.virt.awake import libvirt_runs
 from vfioapd.virt.connection import Connection, GuestEvent
+from vfioapd.virt.definitions import read_definitions, read_versions
 from vfioapd.virt.xml import hostdev_xml, vfio_ap_uuids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from vfioapd.plan.doctor_facts import GuestFacts
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,14 @@ class Guests:
         except libvirt.libvirtError as error:
             logger.debug("libvirt does not answer: %s", error)
             return None
+
+    def definitions(self) -> tuple[GuestFacts, ...] | None:
+        """What guests' definitions say of AP; None while libvirt does not answer."""
+        return read_definitions(self.connection) if self.may_wake or libvirt_runs() else None
+
+    def versions(self) -> tuple[int | None, int | None]:
+        """libvirt's and QEMU's; None where they are not told."""
+        return read_versions(self.connection) if self.may_wake or libvirt_runs() else (None, None)
 
     def execute(self, step: GuestStep) -> None:
         """Plug or unplug. An unplug returns when the guest has let go, or fails after 15 s."""

@@ -19,6 +19,7 @@ from lxml import etree
 from vfioapd.domain.definition import parse_uuid
 from vfioapd.domain.numbers import check_adapter, check_domain
 from vfioapd.domain.problems import Problem, Refused
+from vfioapd.plan.doctor_facts import GuestFacts, HostdevFacts
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -57,6 +58,24 @@ def vfio_ap_uuids(domain_xml: str) -> frozenset[UUID]:
     """The vfio-ap devices in a guest's document. Raises Refused when that is not what libvirt prints."""
     root = _parse_untrusted(domain_xml)
     return frozenset(parse_uuid(str(address.get("uuid"))) for address in root.iterfind(_HOSTDEV))
+
+
+def ap_facts(domain_xml: str) -> GuestFacts:
+    """What a guest's definition says of AP. Raises Refused when it is not what libvirt prints."""
+    root = _parse_untrusted(domain_xml)
+    cpu = root.find("cpu")
+    feature = root.find("cpu/feature[@name='ap']")
+    return GuestFacts(
+        name=str(root.findtext("name")),
+        kind=str(root.get("type")),
+        cpu_mode="host-passthrough" if cpu is None else str(cpu.get("mode", "custom")),
+        cpu_model=str(root.findtext("cpu/model") or ""),
+        ap=None if feature is None else str(feature.get("policy", "require")),
+        devices=tuple(
+            HostdevFacts(parse_uuid(str(one.find("source/address").get("uuid"))), one.get("managed") == "yes")
+            for one in root.iterfind("devices/hostdev[@type='mdev'][@model='vfio-ap']")
+        ),
+    )
 
 
 def _parse_untrusted(text: str) -> etree._Element:
