@@ -119,6 +119,7 @@ def test_every_option_on_the_command_page_exists() -> None:
         ("Change", types.Change),
         ("Adoption", types.Adoption),
         ("Adopted", types.AdoptedRow),
+        ("Misfit", types.MisfitRow),
         ("Revision", types.RevisionRow),
         ("Why", types.WhyAnswer),
         ("Doctor", types.DoctorAnswer),

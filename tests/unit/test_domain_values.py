@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioapd.domain.apqn import Apqn, format_apqns, parse_apqn, parse_apqns
-from vfioapd.domain.mask import ALL_HOST, EMPTY_MASK, FULL_MASK, HostMasks, Mask, parse_mask
+from vfioapd.domain.mask import (
+    ALL_HOST,
+    EMPTY_MASK,
+    FULL_MASK,
+    HostMasks,
+    Mask,
+    format_ranges,
+    parse_mask,
+)
 from vfioapd.domain.matrix import EMPTY_MATRIX, Matrix, matrix_of_queues
 from vfioapd.domain.numbers import AdapterId, DomainId
 from vfioapd.domain.problems import Problem, Refused
@@ -211,3 +219,16 @@ def test_a_control_domain_holds_no_queue() -> None:
     assert queue("05.0012") not in matrix
     assert queue("06.0011") not in matrix
     assert matrix.queues() == (queue("05.0011"),)
+
+
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [
+        (EMPTY_MASK, "none"),
+        (FULL_MASK, "0-255"),
+        (FULL_MASK - Mask.of([5]), "0-4,6-255"),
+        (Mask.of([0, 2, 3, 255]), "0,2-3,255"),
+    ],
+)
+def test_a_mask_is_shown_in_ranges(mask: Mask, text: str) -> None:
+    assert format_ranges(mask) == text

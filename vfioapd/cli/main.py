@@ -98,10 +98,14 @@ def _revision(command: argparse.ArgumentParser) -> None:
 
 
 def _change(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    _noted(command)
     command.add_argument(
         "--disrupt", action="store_true", help="take queues even if they are in use or kept by the host"
     )
+
+
+def _noted(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
     command.add_argument("--reason", metavar="TEXT", help="why, for the history")
 
 
@@ -150,7 +154,7 @@ def _apply(command: argparse.ArgumentParser) -> None:
 
 def _adopt(command: argparse.ArgumentParser) -> None:
     command.add_argument("--write", action="store_true", help="make it ours; nothing but files is changed")
-    _change(command)
+    _noted(command)
 
 
 def _restore(command: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vfioapd.domain.problems import Problem, Unavailable
 from vfioapd.plan.adopt import propose
 from vfioapd.plan.adopt_facts import Facts
-from vfioapd.rpc.types import AdoptedRow, Adoption, FindingRow
+from vfioapd.rpc.types import AdoptedRow, Adoption, MisfitRow
 from vfioapd.store.boot_masks import read_boot_masks
 from vfioapd.store.definition_files import read_definition_files
 
@@ -61,6 +61,6 @@ def _row(definition: Definition) -> AdoptedRow:
     )
 
 
-def _finding(finding: Finding) -> FindingRow:
+def _finding(finding: Finding) -> MisfitRow:
     uuid = None if finding.uuid is None else str(finding.uuid)
-    return FindingRow(finding.code.value, finding.sentence, finding.hint, uuid, finding.bars)
+    return MisfitRow(finding.code.value, finding.sentence, finding.hint, uuid, finding.bars)

@@ -85,6 +85,14 @@ def format_change(before: Mask, after: Mask) -> str:
     return ",".join(gone + [f"+{number}" for number in (after - before).numbers()])
 
 
+def format_ranges(mask: Mask) -> str:
+    """The set bits as lszdev prints them: ``0-4,6-255``."""
+    starts = [number for number in mask.numbers() if number == 0 or number - 1 not in mask]
+    ends = [number for number in mask.numbers() if number == BITS - 1 or number + 1 not in mask]
+    spans = (f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+    return ",".join(spans) or "none"
+
+
 @dataclass(frozen=True, slots=True)
 class HostMasks:
     """apmask and aqmask: the host's drivers own a queue while **both** of its bits are set."""

@@ -89,9 +89,10 @@ def _without_steps(facts: Facts, wanted: list[Definition]) -> tuple[list[Definit
 
 
 def _obstacle(definition: Definition, steps: list[str]) -> Finding:
+    more = f", and {len(steps) - 1} more steps" if len(steps) > 1 else ""
     return Finding(
         Trouble.WOULD_CHANGE,
-        f"mdev {definition.uuid} as part of host.toml would call for a change: {'; '.join(steps)}",
+        f"mdev {definition.uuid} in host.toml would call for a change: {steps[0]}{more}",
         f"make that change first, or remove the device and use vfioapctl define {definition.name}",
         definition.uuid,
         bars=True,

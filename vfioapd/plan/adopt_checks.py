@@ -109,7 +109,7 @@ def _taken(device: Device, shared: QueueSet, other: str, drop: str) -> Said:
 def _of_guests(facts: Facts, device: Device) -> Iterator[Said]:
     if len(device.guests) > 1:
         names = " and ".join(guest.name for guest in device.guests)
-        sentence = f"guests {names} all name {device}, and only one can have it at a time"
+        sentence = f"guests {names} name {device}, which one guest can have at a time"
         yield Trouble.TWO_GUESTS, sentence, f"take it out of one: virsh edit {device.guests[-1].name}"
     for guest in device.guests:
         yield from _second_device(facts, device, guest)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from vfioapd.domain.apqn import format_apqns
 from vfioapd.domain.boot_masks import MaskSetter, masks_after
-from vfioapd.domain.mask import format_change
+from vfioapd.domain.mask import format_ranges
 from vfioapd.domain.queue_set import QueueSet
 from vfioapd.plan.adopt_facts import Finding, Trouble
 from vfioapd.plan.steps import Axis
@@ -43,17 +43,17 @@ def remarks(facts: Facts, device: Device, definition: Definition) -> Iterator[Fi
             yield _half(device, definition, guest)
     if device.mdev and device.mdev.in_use and facts.snapshot.user_of(device.uuid) is None:
         sentence = f"{device} is in use by a guest that libvirt does not know"
-        yield Finding(Trouble.UNKNOWN_USER, sentence, "find it before it is shut down for good", device.uuid)
+        yield Finding(Trouble.UNKNOWN_USER, sentence, "see whose it is: fuser -v /dev/vfio/*", device.uuid)
 
 
 def _half(device: Device, definition: Definition, guest: Guest) -> Finding:
     """It may be so on purpose, hence it stays so: the guest is not named in host.toml."""
-    attach = f"for good: vfioapctl attach {definition.name} {guest.name}"
+    attach = f"vfioapctl attach {definition.name} {guest.name}"
     if device.uuid in guest.live:
         sentence = f"running guest {guest.name} has {device}, and its definition does not name it"
-        return Finding(Trouble.LIVE_ONLY, sentence, attach, device.uuid)
+        return Finding(Trouble.LIVE_ONLY, sentence, f"for good: {attach}", device.uuid)
     sentence = f"the definition of guest {guest.name} names {device}, and the guest runs without it"
-    return Finding(Trouble.CONFIG_ONLY, sentence, attach, device.uuid)
+    return Finding(Trouble.CONFIG_ONLY, sentence, f"to plug it in: {attach}", device.uuid)
 
 
 def host_remarks(facts: Facts, adopted: Iterable[Definition]) -> Iterator[Finding]:
@@ -72,29 +72,27 @@ def _unknown_devices(facts: Facts) -> Iterator[Finding]:
     for guest in facts.snapshot.guests or ():
         for uuid in sorted((guest.live | guest.config) - known):
             sentence = f"guest {guest.name} names mdev {uuid}, which is neither active nor defined"
-            yield Finding(Trouble.UNKNOWN_DEVICE, sentence, f"virsh edit {guest.name}", uuid)
+            yield Finding(Trouble.UNKNOWN_DEVICE, sentence, f"take it out: virsh edit {guest.name}", uuid)
 
 
 def _masks(facts: Facts, adopted: Iterable[Definition]) -> Iterator[Finding]:
     """No mistake once vfioapd makes its own, but two masters of one thing: the later one has it."""
-    if not facts.boot:
-        return
     for place in facts.boot:
         for fault in place.faults:
             yield Finding(Trouble.BAD_MASK, f"{place.place} sets a mask to nonsense: {fault}", _mend(place))
-    then, now = masks_after(facts.boot), facts.snapshot.masks
+    at_boot = masks_after(facts.boot)
     for axis in Axis:
-        before, after = _mask(then, axis), _mask(now, axis)
+        then, now = _mask(at_boot, axis), _mask(facts.snapshot.masks, axis)
         setters = [place for place in facts.boot if _sets(place, axis)]
-        if setters and before != after:
-            change = format_change(before, after)
-            sentence = f"{setters[-1].place} sets {axis} at boot, and now it is otherwise: {change}"
+        if setters and then != now:
+            what = f"{setters[-1].place} sets {axis} to {format_ranges(then)} at boot"
+            sentence = f"{what}, and now it is {format_ranges(now)}"
             yield Finding(Trouble.MASKS_DIFFER, sentence, _mend(setters[-1]))
-    for definition in adopted:
-        if held := QueueSet.of_matrix(definition.matrix) & QueueSet.owned_by_host(then):
+    for definition in adopted if facts.boot else ():
+        if held := QueueSet.of_matrix(definition.matrix) & QueueSet.owned_by_host(at_boot):
             places = " and ".join(place.place for place in facts.boot)
             sentence = f"with the masks of {places} the host would have {format_apqns(held)} of {definition}"
-            hint = "; ".join(map(_mend, facts.boot))
+            hint = "; ".join(dict.fromkeys(map(_mend, facts.boot)))
             yield Finding(Trouble.MASKS_HOLD, sentence, hint, definition.uuid)
 
 

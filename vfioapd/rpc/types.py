@@ -92,7 +92,7 @@ class AdoptedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class FindingRow:
+class MisfitRow:
     """Something on the host that does not fit."""
 
     code: str
@@ -108,7 +108,7 @@ class Adoption:
 
     ours: list[str]  # names of matrices that are vfioapd's already
     matrices: list[AdoptedRow]
-    findings: list[FindingRow]
+    findings: list[MisfitRow]
     change: Change  # what was done about it or would be
 
 
