@@ -35,8 +35,10 @@ demo: debian $(VENV)/ready
 test: debian $(VENV)/ready
 	VFIOAP_EMULATOR_OPERATIONS=10000 $(BIN)/pytest $(TESTS)
 
-# Hosts that boot under a real systemd, with the packages as they would be shipped.
+# Hosts that boot under a real systemd, with the packages as they would be shipped, on this machine's Debian
+# and on Debian 13 (fetched once; see vfioapd/lab/roots.py). About twenty minutes.
 test-boot: deb
+	@$(MAKE) --no-print-directory debian DEBIAN=debootstrap
 	$(BIN)/pytest -m 'boot or not boot' tests/lab/test_boot_*.py
 
 # Every moment of a large reconfiguration, and 10,000 random ends and errors (about an hour).

@@ -3,32 +3,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-
-from vfioapd.lab.boot_harness import BootedLab, booted_lab
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(
-    CHECKOUT.parts[1] == "tmp", reason="a unit with PrivateTmp=yes cannot run a daemon from below /tmp"
-)
+from boots import NOT_BELOW_TMP, SYSTEMS, autostarted, boot, matrix, moment, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
+    from vfioapd.lab.boot_harness import BootedLab
+
+pytestmark = NOT_BELOW_TMP
 HOST = "rdbkvm4"
 UUID = "825b3872-0001-0005-0011-28a403f8b357"
 QUEUES = ["01.0011", "05.0011"]
-# Its firmware finds no disk and panics: it stays as it is then, with the device in its hands.
-GUEST = """
-vfioap-lab guest bastion
-virsh -q dumpxml bastion | sed 's,<on_crash>.*<,<on_crash>preserve<,' > /root/bastion.xml
-virsh -q define /root/bastion.xml
-virsh -q autostart bastion
-"""
 DEFINE = f"vfioapctl define bastion --queues {','.join(QUEUES)} --guest bastion --uuid {UUID}"
 SMALL = """
 kernel = "6.12"
@@ -41,26 +30,11 @@ type = "CEX8P"
 """
 
 
-def status(lab: BootedLab) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(lab.run("vfioapctl", "status", "--json").stdout)
-    return found
-
-
-def matrix(lab: BootedLab) -> dict[str, Any]:
-    (found,) = status(lab)["matrices"]
-    assert isinstance(found, dict)
-    return found
-
-
-def moment(lab: BootedLab, unit: str, what: str) -> int:
-    return int(lab.value(unit, f"{what}TimestampMonotonic"))
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[BootedLab]:
+@pytest.fixture(scope="module", params=SYSTEMS)
+def host(request: pytest.FixtureRequest) -> Iterator[BootedLab]:
     """Booted with one matrix for a guest with autostart."""
-    with booted_lab(HOST) as lab:
-        lab.shell(GUEST)
+    with boot(HOST, request.param) as lab:
+        lab.shell(autostarted("bastion"))
         lab.shell(DEFINE)
         lab.reboot()
         yield lab
@@ -133,9 +107,12 @@ def test_a_torn_host_toml_leaves_the_last_good_one_in_force(host: BootedLab) -> 
     host.shell("cp /root/host.toml /etc/vfioapd/host.toml")
 
 
-def test_without_vfio_ap_the_host_boots_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_without_vfio_ap_the_host_boots_says_so_and_takes_it_up_when_it_comes(
+    tmp_path: Path, system: str, wait_until: Callable[..., None]
+) -> None:
     (tmp_path / "host.toml").write_text(SMALL)
-    with booted_lab(str(tmp_path / "host.toml")) as lab:
+    with boot(str(tmp_path / "host.toml"), system) as lab:
         lab.shell("mkdir -p /etc/vfioapd; cat > /etc/vfioapd/host.toml <<'END'\n" + HOST_TOML + "END\n")
         lab.reboot()
         assert lab.value("libvirtd.service", "ActiveState") == "active"
@@ -144,6 +121,11 @@ def test_without_vfio_ap_the_host_boots_and_says_so(tmp_path: Path) -> None:
         assert matrix(lab)["state"] == "failed"
         assert "vfio_ap" in matrix(lab)["problem"]
         assert "bastion" in lab.value("vfioapd.service", "StatusText")
+        lab.run("vfioap-lab", "module", "load", "vfio_ap")
+        wait_until(lambda: matrix(lab)["guest_matrix"] == ["05.0011"], "the matrix is made")
+        wait_until(
+            lambda: lab.value("vfioapd.service", "StatusText") == "1 matrices defined", "systemd is told"
+        )
 
 
 HOST_TOML = f"""\

@@ -4,36 +4,31 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-from vfioapd import VERSION
-from vfioapd.lab.boot_harness import BootedLab, booted_lab
+from boots import PACKAGE, SYSTEMS, boot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vfioapd.lab.boot_harness import BootedLab
+
 pytestmark = pytest.mark.boot
 
-CHECKOUT = Path(__file__).parents[2]
-PACKAGE = CHECKOUT / f".cache/packages/vfioapd_{VERSION}_all.deb"
 INSTALL = f"dpkg --install /root/{PACKAGE.name}"
 UUID = "825b3872-0001-0005-0011-28a403f8b357"
 DEFINE = f"vfioapctl define bastion --queues 01.0011,05.0011 --guest bastion --uuid {UUID}"
-LEFT = f"""
-find / -xdev -name '*vfioapd*' -not -path '/root/*' -not -path '/tmp/*' -not -path '{CHECKOUT}/*'
+LEFT = """
+find /etc /usr /var -xdev -name '*vfioapd*'
 ls -d /run/vfioapd 2> /dev/null || true
 """
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[BootedLab]:
+@pytest.fixture(scope="module", params=SYSTEMS)
+def host(request: pytest.FixtureRequest) -> Iterator[BootedLab]:
     """A host with the package, and a running guest with queues."""
-    if not PACKAGE.exists():
-        pytest.skip(f"{PACKAGE.name} is not built: make deb")
-    with booted_lab("rdbkvm4", "--deb", str(PACKAGE)) as lab:
+    with boot("rdbkvm4", request.param, package=True) as lab:
         lab.run("vfioap-lab", "guest", "bastion", "--start")
         lab.shell(DEFINE)
         yield lab

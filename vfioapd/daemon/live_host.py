@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from vfioapd.backend.bus import glance, read_arrival, read_snapshot
 from vfioapd.backend.details import QueueDetails
 from vfioapd.backend.kernel_steps import KernelSteps
+from vfioapd.daemon.pulse import Pulse
 from vfioapd.plan.steps import Plug, Unplug, WriteFile
 from vfioapd.store.file_steps import FileSteps
 from vfioapd.store.mdevctl import read_folder
@@ -39,6 +40,7 @@ class LiveHost:
     def __init__(
         self, sysfs: Sysfs, places: Places, guests: GuestRoom, details: QueueDetails | None = None
     ) -> None:
+        self.pulse = Pulse()
         self._sysfs = sysfs
         self._details = details or QueueDetails(sysfs)
         self._places = places
@@ -54,14 +56,17 @@ class LiveHost:
 
     def bus(self) -> Snapshot:
         """The kernel's part alone."""
+        self.pulse.beat()
         return read_snapshot(self._sysfs)
 
     def arrival(self) -> tuple[bool, frozenset[str]]:
         """Whether the bus is complete, and which queues it has; see backend.bus.read_arrival."""
+        self.pulse.beat()
         return read_arrival(self._sysfs)
 
     def glance(self, earlier: Snapshot) -> Snapshot | None:
         """What steps change in the kernel's part, over an earlier snapshot; see backend.bus.glance."""
+        self.pulse.beat()
         return glance(self._sysfs, earlier)
 
     def details(self, snapshot: Snapshot) -> dict[Apqn, QueueDetail]:
@@ -78,6 +83,7 @@ class LiveHost:
 
     def execute(self, step: Step) -> None:
         """Make the change."""
+        self.pulse.beat()
         match step:
             case WriteFile():
                 self._files.execute(step)
@@ -88,6 +94,7 @@ class LiveHost:
 
     def holds(self, step: Step) -> bool:
         """Whether the host is now as the step leaves it."""
+        self.pulse.beat()
         match step:
             case WriteFile():
                 return self._files.holds(step)

@@ -31,6 +31,7 @@ from vfioapd.daemon.live_host import LiveHost
 from vfioapd.daemon.news import News
 from vfioapd.daemon.outcomes import Message, fields
 from vfioapd.daemon.places import Places
+from vfioapd.daemon.pulse import WORKER, Watchdog
 from vfioapd.daemon.restoring import restore
 from vfioapd.daemon.service import Service
 from vfioapd.domain.problems import VfioApError
@@ -102,7 +103,7 @@ async def _serve(places: Places) -> None:
     service = Service(host, places, journal, History(places.revisions))
     logging.getLogger().addHandler(JournalLines(service.feed))
     # One thread writes; a read waits neither for a change nor for a guest that does not let go.
-    with ThreadPoolExecutor(1, "changes") as changes, ThreadPoolExecutor(1, "reads") as reads:
+    with ThreadPoolExecutor(1, WORKER) as changes, ThreadPoolExecutor(1, "reads") as reads:
         server = Server(service, reads, changes)
         server.serve(_socket(places.socket, WRITABLE_MODE), writable=True)
         server.serve(_socket(places.read_only_socket, READ_ONLY_MODE), writable=False)
@@ -118,7 +119,7 @@ async def _serve(places: Places) -> None:
         guests.may_wake = True
         LibvirtWatch(loop, reads, guests, news.hear).begin()
         clock.look()
-        watchdog = asyncio.create_task(_watchdog())
+        watchdog = asyncio.create_task(Watchdog(changes, host.pulse).run())
         await stop.wait()
         systemd.notify("STOPPING=1")
         watchdog.cancel()
@@ -216,18 +217,11 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _watchdog() -> None:
-    """Tell systemd that the loop still turns, twice in each period it grants; without one, never wake."""
-    microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
-    while microseconds:
-        systemd.notify("WATCHDOG=1")
-        await asyncio.sleep(microseconds / 2_000_000)
-
-
 def _log_to_journal_or_stderr(level: int) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if "JOURNAL_STREAM" in os.environ:
         handler = JournalHandler(SYSLOG_IDENTIFIER="vfioapd")
+        handler.setFormatter(logging.Formatter("%(message)s"))  # level and logger are fields of their own
     else:
         handler.setFormatter(logging.Formatter("vfioapd: %(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])

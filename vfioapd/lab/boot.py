@@ -50,19 +50,31 @@ NSPAWN = (
     "--capability=all",
     "--drop-capability=CAP_SYS_MODULE",
 )
+# systemd 256 and newer refuse a machine with the control groups of old, unless told.
+INIT = ("SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",)
 
 
-def run(host_file: Path, command: Sequence[str], packages: Sequence[Path]) -> int:
-    """Boot, run the command after each boot, and return its status once it has ended by itself."""
+def run(host_file: Path, command: Sequence[str], packages: Sequence[Path], base: Path | None = None) -> int:
+    """Boot, run the command after each boot, and return its status once it has ended by itself.
+
+    ``base`` is the root folder of another system than this machine's own."""
     _check_debs(packages)
+    if base is not None and not packages:
+        raise LabError("another system runs vfioapd from its package: --deb FILE (make deb)", Exit.USAGE)
     cgroups = _CgroupFolders(f"vfioap-lab-{os.getpid()}")
     try:
-        return namespaces.run_new(lambda: _boot(cgroups, host_file, command, packages))
+        return namespaces.run_new(lambda: _boot(cgroups, host_file, command, packages, base))
     finally:
         cgroups.remove()
 
 
-def _boot(cgroups: _CgroupFolders, host_file: Path, command: Sequence[str], packages: Sequence[Path]) -> int:
+def _boot(
+    cgroups: _CgroupFolders,
+    host_file: Path,
+    command: Sequence[str],
+    packages: Sequence[Path],
+    base: Path | None,
+) -> int:
     """Body of the first process of the namespaces."""
     for number in namespaces.FORWARDED:
         signal.signal(number, _end)
@@ -71,8 +83,8 @@ def _boot(cgroups: _CgroupFolders, host_file: Path, command: Sequence[str], pack
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("proc", "/proc", "proc")
     try:
-        root = boot_root.build(TOP, host_file, packages)
-        return _serve(_Container(root, cgroups), command)
+        root = boot_root.build(TOP, host_file, packages, base)
+        return _serve(_Container(root, cgroups, base), command)
     except Ended as ended:
         return 128 + ended.number
 
@@ -105,8 +117,9 @@ def _serve(container: _Container, command: Sequence[str]) -> int:
 class _Container:
     """systemd-nspawn, from the start of a system to its end; and again."""
 
-    def __init__(self, root: Path, cgroups: _CgroupFolders) -> None:
+    def __init__(self, root: Path, cgroups: _CgroupFolders, base: Path | None) -> None:
         self._root = root
+        self._binds = list(_binds(base))
         self._cgroups = cgroups
         self._log = TOP / "console.log"
         self._news = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -115,9 +128,10 @@ class _Container:
     def power_on(self) -> None:
         """Start; returns at once."""
         self._leader = 0
+        self._forget_news()
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
-                [*NSPAWN, f"--directory={self._root}", *_binds()],
+                [*NSPAWN, f"--directory={self._root}", *self._binds, *INIT],
                 env={
                     **os.environ,
                     "NOTIFY_SOCKET": str(TOP / "notify.sock"),
@@ -165,6 +179,12 @@ class _Container:
         except subprocess.TimeoutExpired as error:
             raise LabError(f"the container has not ended within {STOP_SECONDS:g} s") from error
 
+    def _forget_news(self) -> None:
+        """Of the system before: systemd 253 and newer say READY=1 after each reload, too."""
+        with contextlib.suppress(BlockingIOError):
+            while self._news.recv(4096, socket.MSG_DONTWAIT):
+                pass
+
     def _hear(self, seconds: float) -> bool:
         """One message of systemd-nspawn; True when it says that the system is up."""
         if not select.select([self._news], [], [], max(0.0, min(seconds, 1.0)))[0]:
@@ -199,12 +219,12 @@ class _CgroupFolders:
                     os.rmdir(folder)
 
 
-def _binds() -> Iterator[str]:
+def _binds(base: Path | None) -> Iterator[str]:
     """The lab's own program and interpreter, if an overlay of / does not show them already, or if they
-    are where the container has folders of its own."""
+    are where the container has folders of its own. Another system has an interpreter of its own."""
     device = os.stat("/").st_dev
-    for path in (PACKAGE_PARENT, Path(sys.prefix)):
-        if path.stat().st_dev != device or path.parts[1] in ("tmp", "run", "dev"):
+    for path in (PACKAGE_PARENT,) if base else (PACKAGE_PARENT, Path(sys.prefix)):
+        if base or path.stat().st_dev != device or path.parts[1] in ("tmp", "run", "dev"):
             yield f"--bind-ro={path}"
 
 

@@ -28,6 +28,7 @@ def main() -> int:
         print(f"vfioap-lab: {error}", file=sys.stderr)
         return 1
     shim_wrapper.write(layout)
+    shim_wrapper.write_lab(layout)
     layout.booted.touch()
     _tell_systemd("READY=1")
     signal.sigwait({signal.SIGTERM, signal.SIGCHLD})  # without its kernel the host is of no use

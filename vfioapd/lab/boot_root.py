@@ -99,9 +99,10 @@ ProtectHome=read-only
 """
 
 
-def build(top: Path, host_file: Path, packages: Sequence[Path]) -> Path:
-    """Mount and fill the root below `top`; returns it. The caller's mount namespace is a private one."""
-    root = _mount(top)
+def build(top: Path, host_file: Path, packages: Sequence[Path], base: Path | None = None) -> Path:
+    """Mount and fill the root below `top`, over this machine's own or over `base`; returns it. The
+    caller's mount namespace is a private one."""
+    root = _mount(top, base or Path("/"))
     (root / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
     (root / "etc/hostname").write_text("vfioap-lab\n")
     for folder in FOLDERS:
@@ -110,7 +111,7 @@ def build(top: Path, host_file: Path, packages: Sequence[Path]) -> Path:
     (root / "etc/libvirt/qemu.conf").write_text(QEMU_CONF)
     for name in REMOVED:
         (root / name).unlink(missing_ok=True)
-    _write_units(root, host_file)
+    _write_units(root, host_file, python="/usr/bin/python3" if base else sys.executable)
     _systemctl(root, "mask", *MASKED)
     _systemctl(root, "enable", "emulated-ap.service", *ENABLED)
     _systemctl(root, "set-default", "multi-user.target")
@@ -121,21 +122,21 @@ def build(top: Path, host_file: Path, packages: Sequence[Path]) -> Path:
     return root
 
 
-def _mount(top: Path) -> Path:
+def _mount(top: Path, base: Path) -> Path:
     syscalls.mount("tmpfs", str(top), "tmpfs", data="mode=755")
     upper, work, root = (top / name for name in ("disk", "work", "root"))
     for folder in (work, root, *(upper / name for name in HIDDEN)):
         folder.mkdir(parents=True)
     for name in HIDDEN:
         os.setxattr(upper / name, "trusted.overlay.opaque", b"y")
-    syscalls.mount("overlay", str(root), "overlay", data=f"lowerdir=/,upperdir={upper},workdir={work}")
+    syscalls.mount("overlay", str(root), "overlay", data=f"lowerdir={base},upperdir={upper},workdir={work}")
     return root
 
 
-def _write_units(root: Path, host_file: Path) -> None:
+def _write_units(root: Path, host_file: Path, *, python: str) -> None:
     (root / "etc/vfioap-lab").mkdir(exist_ok=True)
     shutil.copy(host_file, root / str(HOST_FILE).lstrip("/"))
-    unit = KERNEL_UNIT.format(python=sys.executable, python_path=PACKAGE_PARENT, host_file=HOST_FILE)
+    unit = KERNEL_UNIT.format(python=python, python_path=PACKAGE_PARENT, host_file=HOST_FILE)
     (root / "etc/systemd/system/emulated-ap.service").write_text(unit)
     for name, text in DROP_INS.items():
         path = root / "etc/systemd" / name

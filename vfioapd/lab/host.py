@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 KERNEL_SECONDS = 60.0
 SERVICE_SECONDS = 60.0
 SETTLE_SECONDS = 60
+SCRIPTS = sysconfig.get_path("scripts")  # now: in another system's root it could not be looked up
 SUBSYSTEMS = ("ap", "matrix", "mdev", "zcrypt")
 
 LIBVIRTD_CONF = """\
@@ -51,7 +52,7 @@ stdio_handler = "file"
 
 def lab_environment(layout: Layout) -> dict[str, str]:
     """For the command and all services."""
-    scripts = [str(layout.bin), sysconfig.get_path("scripts")]
+    scripts = [str(layout.bin), SCRIPTS]
     path = os.environ.get("PATH", "").split(os.pathsep)
     system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"]
     return {

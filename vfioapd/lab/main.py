@@ -12,6 +12,7 @@ from vfioapd.lab import verbs
 from vfioapd.lab.errors import LabError
 from vfioapd.lab.guest import Behaviour
 from vfioapd.lab.peers import TOOLS
+from vfioapd.lab.roots import SYSTEMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +73,17 @@ def _add_outer_verbs(chosen: Verbs) -> None:
 
     verb = chosen.add_parser(
         "boot",
-        usage="vfioap-lab boot [--shell] [--deb FILE] HOSTFILE [-- COMMAND...]",
+        usage="vfioap-lab boot [--shell] [--root SYSTEM] [--deb FILE] HOSTFILE [-- COMMAND...]",
         help="boot this machine's Debian on the host, and run a command (default: a shell) after each boot",
     )
     verb.add_argument("hostfile", metavar="HOSTFILE", help="a host file, or the name of a shipped one")
     verb.add_argument("--shell", action="store_true", help="a shell, as without COMMAND")
+    verb.add_argument(
+        "--root",
+        metavar="SYSTEM",
+        choices=sorted(SYSTEMS),
+        help=f"boot another system ({', '.join(sorted(SYSTEMS))}), fetched the first time; needs --deb",
+    )
     verb.add_argument(
         "--deb",
         metavar="FILE",

@@ -116,7 +116,7 @@ def fetch(peer: Peer = IBM_TOOLS) -> Path:
     _check_machine(peer)
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache):
+    with locked(cache):
         root = find(peer)
         if root:
             return root
@@ -163,7 +163,7 @@ def _check_machine(peer: Peer) -> None:
 
 
 @contextlib.contextmanager
-def _locked(cache: Path) -> Iterator[None]:
+def locked(cache: Path) -> Iterator[None]:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released by the kernel, whatever becomes of us
         for leftover in cache.glob("new-*"):  # of a run that was interrupted
@@ -177,10 +177,10 @@ def _download(folder: Path, peer: Peer) -> None:
     (folder / "status").touch()
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True)
-    mirror = _mirror()
+    source = mirror()
     for suite in SUITES:
         try:
-            _update(folder, mirror, suite, CODENAME)
+            _update(folder, source, suite, CODENAME)
             break
         except LabError:
             if suite == SUITES[-1]:
@@ -188,7 +188,7 @@ def _download(folder: Path, peer: Peer) -> None:
     if peer.with_dependencies:  # to apt this is a machine without any package
         _apt_get(folder, "install", "--download-only", "--no-install-recommends", "-y", *peer.packages)
     else:
-        _download_each(folder, mirror, peer)
+        _download_each(folder, source, peer)
 
 
 def _download_each(folder: Path, mirror: str, peer: Peer) -> None:
@@ -221,7 +221,7 @@ def _apt_get(folder: Path, *arguments: str) -> str:
     return _run(["apt-get", "-c", str(folder / "apt.conf"), "-qq", *arguments], folder)
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Where this machine gets its own release from."""
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     listing = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]

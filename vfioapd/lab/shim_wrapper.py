@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program that guests of the lab name as their <emulator>."""
+"""Programs that the lab puts in its folder: the <emulator> of its guests, and itself."""
 
 from __future__ import annotations
 
@@ -26,3 +26,11 @@ def write(layout: Layout) -> None:
     command = shlex.join([sys.executable, "-m", "vfioapd.lab.shim", real])
     layout.shim.write_text(f'#!/bin/sh\n{settings} exec {command} "$@"\n')
     layout.shim.chmod(0o755)
+
+
+def write_lab(layout: Layout) -> None:
+    """A booted system need not have the interpreter that vfioap-lab was installed for."""
+    path = layout.bin / "vfioap-lab"
+    command = shlex.join([sys.executable, "-m", "vfioapd.lab.main"])
+    path.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(PACKAGE_PARENT))} exec {command} "$@"\n')
+    path.chmod(0o755)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfioapd.lab import boot, init, namespaces, peers, requirements, wire
+from vfioapd.lab import boot, init, namespaces, peers, requirements, roots, wire
 from vfioapd.lab import guest as guests
 from vfioapd.lab.errors import Exit, LabError
 from vfioapd.lab.host import lab_environment
@@ -44,7 +44,8 @@ def boot_up(options: argparse.Namespace) -> int:
     requirements.check_programs(with_libvirt=True, boots=True)
     host_file = requirements.find_host_file(options.hostfile)
     _check_host_file(host_file)
-    return boot.run(host_file, options.command, [Path(deb).resolve() for deb in options.deb])
+    base = roots.fetch(options.root) if options.root else None
+    return boot.run(host_file, options.command, [Path(deb).resolve() for deb in options.deb], base)
 
 
 def fetch_peers(_options: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ SUBSYSTEMS = ("ap", "mdev", "matrix")
 KERNEL = 0  # the netlink port of the kernel; whoever else sends is not believed
 MESSAGE = 1 << 13  # bytes; the kernel's own limit is 2 KiB (UEVENT_BUFFER_SIZE)
 BUFFER = 1 << 26  # bytes; libudev's own tools take twice as much
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h; not in Python's socket module
 SMALL_BUFFER = 1 << 24  # bytes; for who looks seldom and can do with knowing that something was lost
 LOST = b"change@/devices/ap\0ACTION=change\0DEVPATH=/devices/ap\0SUBSYSTEM=ap\0"  # the buffer was full
 
@@ -63,10 +64,18 @@ class UeventMonitor:
         """Raises OSError where the kernel grants no such socket. ``buffer`` in bytes: what comes while
         nobody reads and does not fit is lost, and told as lost."""
         monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
-        monitor.set_receive_buffer_size(buffer)
         monitor.start()
         self._monitor = monitor  # it closes its descriptor when it goes
         self._socket = socket.socket(fileno=os.dup(monitor.fileno()))
+        self._enlarge(buffer)
+
+    def _enlarge(self, buffer: int) -> None:
+        """As far as we may: without CAP_NET_ADMIN up to net.core.rmem_max. libudev's own function gives
+        up there (systemd 257), and a small buffer is better than none."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
 
     def fileno(self) -> int:
         """The descriptor that becomes readable when there is an event."""

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of booted hosts share: the systems they boot, guests with autostart, a look at the state."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from vfioapd import VERSION
+from vfioapd.lab import roots
+from vfioapd.lab.boot_harness import BootedLab, booted_lab
+from vfioapd.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGE = CHECKOUT / f".cache/packages/vfioapd_{VERSION}_all.deb"
+MACHINE = "this machine's"
+# The machine's own Debian runs the checkout, Debian 13 the package.
+SYSTEMS = [
+    pytest.param(MACHINE, id="debian12"),
+    pytest.param("debian13", id="debian13", marks=pytest.mark.boot),
+]
+NOT_BELOW_TMP = pytest.mark.skipif(
+    CHECKOUT.parts[1] == "tmp", reason="a unit with PrivateTmp=yes cannot run a daemon from below /tmp"
+)
+# Its firmware finds no disk and panics: it stays as it is then, with the device in its hands.
+AUTOSTARTED = """
+vfioap-lab guest {name}
+virsh -q dumpxml {name} | sed 's,<on_crash>.*<,<on_crash>preserve<,' > /root/{name}.xml
+virsh -q define /root/{name}.xml
+virsh -q autostart {name}
+"""
+
+
+@contextlib.contextmanager
+def boot(host: str, system: str, *, package: bool = False) -> Iterator[BootedLab]:
+    """A booted lab on one of the systems; skipped with the reason where that cannot be had."""
+    options: list[str] = []
+    if system != MACHINE:
+        try:
+            roots.fetch(system)
+        except LabError as error:
+            pytest.skip(str(error))
+        options += ["--root", system]
+    if package or system != MACHINE:
+        if not PACKAGE.exists():
+            pytest.skip(f"{PACKAGE.name} is not built: make deb")
+        options += ["--deb", str(PACKAGE)]
+    with booted_lab(host, *options) as lab:
+        yield lab
+
+
+def autostarted(name: str) -> str:
+    """A script that defines a guest which libvirt starts with the host."""
+    return AUTOSTARTED.format(name=name)
+
+
+def status(lab: BootedLab) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lab.run("vfioapctl", "status", "--json").stdout)
+    return found
+
+
+def matrices(lab: BootedLab) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in status(lab)["matrices"]}
+
+
+def matrix(lab: BootedLab) -> dict[str, Any]:
+    (found,) = matrices(lab).values()
+    return found
+
+
+def moment(lab: BootedLab, unit: str, what: str) -> int:
+    """When a unit became active, or began to; microseconds of the machine's clock."""
+    return int(lab.value(unit, f"{what}TimestampMonotonic"))
+
+
+def told(lab: BootedLab, message: str) -> list[dict[str, str]]:
+    """Entries of the journal of this boot with that MESSAGE_ID."""
+    lines = lab.run("journalctl", "--boot", "--output=json", f"MESSAGE_ID={message}").stdout
+    return [json.loads(line) for line in lines.splitlines()]

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Another system's root folder: made by the machine's own mirror, whole or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from vfioapd.lab import peers, roots
+from vfioapd.lab.errors import LabError
+
+MIRROR = "http://mirror.test/debian"
+LACKS = """apt-get failed:
+  E: Failed to fetch {mirror}/pool/main/x/{package}/{package}_2.12_amd64.deb  404  Not Found
+  E: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?"""
+
+
+@dataclass
+class Programs:
+    """Stands in for debootstrap and for apt in a container."""
+
+    root: Path = Path()
+    lacking: set[str] = field(default_factory=set)  # words of a command that then fails
+    lost: str = "libxml2"  # the package that the pool lacks then
+    has_qemu: bool = True
+    made: list[list[str]] = field(default_factory=list)
+
+    def run(self, command: list[str]) -> None:
+        words = command[command.index("apt-get") :] if "apt-get" in command else command
+        self.made.append(words)
+        if command[0] == "debootstrap":
+            self.root = Path(words[-2])
+            (self.root / "etc/apt/apt.conf.d").mkdir(parents=True)
+            (self.root / "etc/apt/sources.list").write_text(f"deb {words[-1]} {words[-3]} main\n")
+        if self.lacking and self.lacking <= set(words) and not any("/" in word for word in words):
+            raise LabError(LACKS.format(mirror=MIRROR, package=self.lost))
+        if self.has_qemu and "install" in words:
+            (self.root / "usr/bin").mkdir(parents=True, exist_ok=True)
+            (self.root / roots.QEMU_PROGRAM).touch()
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Programs:
+    made = Programs()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(roots, "_run", made.run)
+    monkeypatch.setattr(roots, "_check_machine", lambda: None)
+    monkeypatch.setattr(peers, "mirror", lambda: MIRROR)
+    return made
+
+
+def test_a_root_is_made_once_and_from_the_machines_own_mirror(programs: Programs) -> None:
+    root = roots.fetch("debian13")
+    assert root == roots.find("debian13")
+    assert programs.made[0][-3] == "trixie"
+    assert programs.made[0][-1] == MIRROR
+    count = len(programs.made)
+    assert roots.fetch("debian13") == root
+    assert len(programs.made) == count
+
+
+def test_a_package_that_the_pool_lacks_is_lent_by_the_next_release(programs: Programs) -> None:
+    programs.lacking = {"install", "mdevctl"}
+    root = roots.fetch("debian13")
+    again = next(words for words in programs.made if "libxml2/forky" in words)
+    assert set(roots.PACKAGES) <= set(again)
+    assert [word for word in again if "/" in word] == ["libxml2/forky"]
+    assert f"deb {MIRROR} forky main" in (root / "etc/apt/sources.list").read_text()
+    assert (root / "etc/apt/apt.conf.d/lab").read_text() == 'APT::Default-Release "trixie";\n'
+
+
+def test_a_program_under_test_is_not_lent(programs: Programs) -> None:
+    programs.lacking, programs.lost = {"install", "mdevctl"}, "mdevctl"
+    with pytest.raises(LabError, match="mdevctl_"):
+        roots.fetch("debian13")
+    assert roots.find("debian13") is None
+
+
+def test_a_root_that_could_not_be_made_leaves_nothing(programs: Programs, tmp_path: Path) -> None:
+    programs.lacking, programs.lost = {"install"}, "kmod"
+    with pytest.raises(LabError):
+        roots.fetch("debian13")
+    assert roots.find("debian13") is None
+    assert [path.name for path in (tmp_path / "vfioap-lab").iterdir()] == ["lock"]
+
+
+def test_qemu_for_s390x_is_found_in_either_package(programs: Programs) -> None:
+    programs.has_qemu = False
+    roots.fetch("debian13")
+    assert [words for words in programs.made if roots.QEMU[1] in words]

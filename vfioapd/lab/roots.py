@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other systems than this machine's own to boot: their root folders, made once and kept.
+
+Made by debootstrap and then by the new system's own apt in a container. The mirror is the one that the
+machine itself uses, signatures are checked with its keyring; its own packages and lists stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from vfioapd.lab import peers
+from vfioapd.lab.errors import Exit, LabError
+from vfioapd.lab.requirements import find_program
+
+BASE = ("systemd", "systemd-sysv", "libpam-systemd", "dbus", "udev")
+# What vfioapd and a lab need, as `make debian` installs it on Debian 12. debootstrap takes no alternatives
+# and no virtual packages, so apt installs them.
+PACKAGES = (
+    "iproute2",
+    "kmod",
+    "libvirt-clients",
+    "libvirt-daemon-system",
+    "man-db",
+    "mdevctl",
+    "python3-libvirt",
+    "python3-lxml",
+    "python3-pyudev",
+    "python3-systemd",
+    "python3-tomlkit",
+)
+QEMU = ("qemu-system-misc", "qemu-system-s390x")  # the first that has the program
+QEMU_PROGRAM = "usr/bin/qemu-system-s390x"
+PROGRAMS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"}
+BUILD_SECONDS = 900
+# apt names each file that the mirror's lists promise and its pool lacks
+_NOT_FETCHED = re.compile(r"Failed to fetch \S+/([^/_\s]+)_[^/\s]+\.deb")
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A system that can be booted instead of the machine's own."""
+
+    codename: str
+    spare: str  # the release that lends a package which the mirror's pool lacks for the moment
+
+
+SYSTEMS = {"debian13": System(peers.CODENAME, peers.SPARE_CODENAME)}
+
+
+def find(name: str) -> Path | None:
+    """Root folder of the system, if it was made."""
+    root = _folder(name)
+    return root if root.is_dir() else None
+
+
+def fetch(name: str) -> Path:
+    """Root folder of the system; the first time this downloads 300 MB and takes minutes."""
+    cache = peers.cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    with peers.locked(cache):
+        root = find(name)
+        if root:
+            return root
+        _check_machine()
+        with tempfile.TemporaryDirectory(dir=cache, prefix="new-", ignore_cleanup_errors=True) as scratch:
+            return _build(Path(scratch) / "root", SYSTEMS[name]).rename(_folder(name))
+
+
+def _folder(name: str) -> Path:
+    return peers.cache_folder() / f"{name}-root"
+
+
+def _check_machine() -> None:
+    missing = sorted(package for program, package in PROGRAMS.items() if find_program(program) is None)
+    if not peers.KEYRING.exists():
+        missing.append("debian-archive-keyring")
+    if missing:
+        raise LabError(
+            f"another system needs packages that this machine lacks; "
+            f"install with: apt-get install --no-install-recommends {' '.join(missing)}",
+            Exit.MISSING,
+        )
+
+
+def _build(root: Path, system: System) -> Path:
+    mirror = peers.mirror()
+    _bootstrap(root, system, mirror)
+    _install(root, system, mirror, [*PACKAGES, QEMU[0]])
+    if not (root / QEMU_PROGRAM).exists():
+        _install(root, system, mirror, [QEMU[1]])
+    _apt_get(root, "clean")
+    root.chmod(0o755)
+    return root
+
+
+def _bootstrap(root: Path, system: System, mirror: str) -> None:
+    """With the keyring that the machine trusts; the new system gets the same mirror as its source."""
+    options = ["--variant=minbase", f"--include={','.join(BASE)}", f"--keyring={peers.KEYRING}"]
+    _run(["debootstrap", *options, system.codename, str(root), mirror])
+
+
+def _install(root: Path, system: System, mirror: str, packages: list[str]) -> None:
+    """What the pool lacks comes from the next release; the programs under test are never asked for there."""
+    try:
+        _apt_get(root, "install", "--no-install-recommends", "--yes", *packages)
+    except LabError as error:
+        lent = sorted(set(_NOT_FETCHED.findall(str(error))) - set(packages))
+        if not lent:
+            raise
+        with (root / "etc/apt/sources.list").open("a") as sources:
+            sources.write(f"deb {mirror} {system.spare} main\n")
+        (root / "etc/apt/apt.conf.d/lab").write_text(f'APT::Default-Release "{system.codename}";\n')
+        _apt_get(root, "update")
+        chosen = [f"{package}/{system.spare}" for package in lent]
+        _apt_get(root, "install", "--no-install-recommends", "--yes", *packages, *chosen)
+
+
+def _apt_get(root: Path, *arguments: str) -> None:
+    container = ["systemd-nspawn", "--quiet", f"--directory={root}", "--register=no", "--keep-unit"]
+    quiet = "--setenv=DEBIAN_FRONTEND=noninteractive"
+    _run([*container, "--pipe", quiet, "--", "apt-get", "-q", *arguments])
+
+
+def _run(command: list[str]) -> None:
+    try:
+        result = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{command[0]} took over {BUILD_SECONDS} s", Exit.MISSING) from error
+    if result.returncode:
+        said = (result.stdout + result.stderr).strip().splitlines()
+        errors = [line for line in said if line.startswith(("E:", "W:"))] or said[-3:]
+        raise LabError("\n  ".join([f"{' '.join(command[:1])} failed:", *errors]), Exit.MISSING)
