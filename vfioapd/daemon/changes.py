@@ -68,7 +68,7 @@ class Changes:
         if not wish.decided:
             check_victims(made.victims)
         steps: list[Step] = [*made.steps, *self._definitions(wish, state.desired)]
-        commit = [*self._stopped(wish), *(self._commit(wish, state, note, steps) if note else ())]
+        commit = [*self._taken_out(wish), *(self._commit(wish, state, note, steps) if note else ())]
         if steps or commit:
             run(steps, commit, self._host, self._journal, lambda: self._verify(wish.target, state.snapshot))
         what = note.what if note else "restore"
@@ -93,9 +93,10 @@ class Changes:
             path = self._places.definitions / str(definition.uuid)
             yield from _file(path, format_definition(definition))
 
-    def _stopped(self, wish: Wish) -> Iterator[WriteFile]:
-        names = "".join(f"{one}\n" for one in sorted(wish.stopped))
-        return _file(self._places.stopped, names or None, volatile=True)
+    def _taken_out(self, wish: Wish) -> Iterator[WriteFile]:
+        for path, names in ((self._places.stopped, wish.stopped), (self._places.unplugged, wish.unplugged)):
+            text = "".join(f"{one}\n" for one in sorted(names))
+            yield from _file(path, text or None, volatile=True)
 
     def _commit(self, wish: Wish, state: State, note: Note, steps: list[Step]) -> Iterator[WriteFile]:
         """The revision, then host.toml: with that last rename the change is made."""
@@ -103,7 +104,8 @@ class Changes:
         text = note.text if note.text is not None else old or ""
         if note.text is None and wish.desired != state.desired:
             text = host_file.rewrite(text, wish.desired, file=str(self._places.host_file))
-        if not steps and wish.stopped == state.stopped and text == self._in_force():
+        taken_out = (wish.stopped, wish.unplugged)
+        if not steps and taken_out == (state.stopped, state.unplugged) and text == self._in_force():
             return
         about = ": ".join(filter(None, (note.what, note.reason)))
         summary = "\n".join(map(describe, steps))

@@ -14,6 +14,9 @@ from vfioapd.plan.wish import State
 from vfioapd.store import atomic, host_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from vfioapd.daemon.live_host import LiveHost
     from vfioapd.daemon.places import Places
     from vfioapd.domain.snapshot import Snapshot
@@ -102,12 +105,24 @@ class DesiredState:
 
     def state_of(self, snapshot: Snapshot, desired: Desired, *, disrupt: bool = False) -> State:
         """The same from a snapshot that is at hand."""
-        return State(snapshot, desired, self._stopped(), disrupt)
+        return State(snapshot, desired, *self._taken_out(), disrupt)
 
     def bare_state(self, host: LiveHost) -> State:
         """The same without any call of libvirt, for what a hook may be waiting for: reading a guest would
         wait for that hook. Guests and the definitions of others are not known then."""
-        return State(replace(host.bus(), guests=None), self.applied(), self._stopped())
+        return State(replace(host.bus(), guests=None), self.applied(), *self._taken_out())
 
-    def _stopped(self) -> frozenset[str]:
-        return frozenset((atomic.read(self._places.stopped) or "").split())
+    def unplugged(self) -> frozenset[str]:
+        """The matrices that an admin took from their running guests."""
+        return _names(self._places.unplugged)
+
+    def note_unplugged(self, names: Iterable[str]) -> None:
+        """These alone are still to be left out."""
+        atomic.replace(self._places.unplugged, "".join(f"{name}\n" for name in sorted(names)) or None)
+
+    def _taken_out(self) -> tuple[frozenset[str], frozenset[str]]:
+        return _names(self._places.stopped), self.unplugged()
+
+
+def _names(path: Path) -> frozenset[str]:
+    return frozenset((atomic.read(path) or "").split())

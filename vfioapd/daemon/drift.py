@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """News of the host: what drifted is said, and made true again where the admin wants that.
 
-Woken by uevents and by changes of files, never by a clock. Assigning to a device sends no uevent
-(vfio_ap_ops.c), so that alone is noticed at the next event or command.
+Woken by uevents, libvirt's events and changes of files, never by a clock. Assigning to a device sends no
+uevent (vfio_ap_ops.c), so that alone is noticed at the next event or command.
+
+A guest that was just defined, reverted or started gets what host.toml says without being asked: nobody
+has taken anything from it. What somebody took from a guest or changed in its definition is drift.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vfioapd.backend.lock import ap_lock, holder
@@ -17,10 +20,11 @@ from vfioapd.daemon.outcomes import Message, fields, shortfalls, tell_taken_up
 from vfioapd.daemon.restoring import restore
 from vfioapd.domain.problems import VfioApError
 from vfioapd.plan import wishes
-from vfioapd.plan.drift import DEVICE_GONE, find_drift
+from vfioapd.plan.drift import DEVICE_GONE, find_drift, find_guest_drift
 
 if TYPE_CHECKING:
     from vfioapd.daemon.service import Service
+    from vfioapd.domain.snapshot import Guest
     from vfioapd.plan.wish import State
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,15 @@ logger = logging.getLogger(__name__)
 # take a guest's queues away again and again.
 REPAIRS = 5
 FORGET = 600.0  # seconds without a repair after which earlier ones do not count
+
+
+@dataclass(slots=True)
+class GuestNews:
+    """What libvirt has told since the last look."""
+
+    new: set[str] = field(default_factory=set)  # guests that were defined, reverted or started
+    all_new: bool = False  # libvirt is there again: nobody told what happened meanwhile
+    renamed: list[tuple[str, str]] = field(default_factory=list)  # the old name and the new
 
 
 @dataclass(slots=True)
@@ -52,27 +65,45 @@ class Drift:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._repairs: dict[str, _Repairs] = {}
+        self._guests: tuple[Guest, ...] | None = None
+        self._missed_news = False  # guests came anew before the host was restored
+        self._of_guests: dict[str, str] = {}  # what was found when libvirt answered last
 
-    def look(self, suspect: str | None) -> float | None:
-        """Look once. ``suspect`` names who held the AP configuration lock when the news came.
+    def look(
+        self, suspect: str | None, news: GuestNews | None = None, guests: tuple[Guest, ...] | None = None
+    ) -> float | None:
+        """Look once. ``suspect`` names who held the AP configuration lock when the news came; ``guests``
+        are those of libvirt, read elsewhere: a hook may wait for this thread, and libvirt for that hook.
 
         Returns the seconds after which to look again, None when only news can change anything.
         """
-        service = self._service
+        service, news = self._service, news or GuestNews()
+        self._guests = guests
+        news.all_new |= self._missed_news
         if not service.is_restored:
-            return restore(service)
+            again = restore(service)
+            self._missed_news = news.all_new = news.all_new or bool(news.new)
+            if not service.is_restored:
+                return again
+        self._missed_news = False
         try:
-            state = service.desired.bare_state(service.host)  # a hook may wait for this thread
-            found = service.changes.edited_definitions(state.desired) | find_drift(state)
+            self._take_up(news)
+            self._forget_unplugged(news)
+            state = self._state()
+            found = self._find(state)
         except (VfioApError, OSError) as error:
             logger.warning("drift cannot be told: %s", error)
             return None
         late = found.keys() & service.short.keys() - service.drifted.keys()
         self._say({name: what for name, what in found.items() if name not in late}, suspect)
-        waiting = [*found, *(name for name in service.failures if name and name not in found)]
-        owed = service.failures.keys() | late
-        to_mend = [name for name in waiting if state.desired.repair or name in owed]
-        again = self._mend(to_mend)
+        unasked = {
+            one.name
+            for one in state.desired.definitions
+            if one.name in self._of_guests and (news.all_new or one.guest in news.new)
+        }
+        owed = unasked | late | service.failures.keys() - {""}
+        to_mend = sorted(owed | (found.keys() if state.desired.repair else set()))
+        again = self._mend(to_mend, unasked)
         self._tell_arrivals(None if to_mend else state)
         return again
 
@@ -90,10 +121,45 @@ class Drift:
         service.short = short
         service.on_status(service.summary())
 
+    def _state(self) -> State:
+        state = self._service.desired.bare_state(self._service.host)
+        return replace(state, snapshot=replace(state.snapshot, guests=self._guests))
+
+    def _take_up(self, news: GuestNews) -> None:
+        if news.all_new:
+            with ap_lock(self._service.places.lock):
+                self._service.settle()
+        for old, new in news.renamed:
+            if any(one.guest == old for one in self._service.desired.applied().definitions):
+                self._rename(old, new)
+
+    def _rename(self, old: str, new: str) -> None:
+        try:
+            self._service.rename_guest(old, new)
+        except VfioApError as error:
+            logger.error("guest %s is %s now, but host.toml cannot follow: %s", old, new, error)
+
+    def _forget_unplugged(self, news: GuestNews) -> None:
+        """What an admin took from a running guest stays out until that guest has ended or started anew."""
+        unplugged = self._service.desired.unplugged()
+        if not unplugged or self._guests is None:
+            return
+        running = {guest.name for guest in self._guests if guest.running} - news.new
+        definitions = self._service.desired.applied().definitions
+        still = unplugged & {one.name for one in definitions if one.guest in running}
+        if still != unplugged:
+            self._service.desired.note_unplugged(still)
+
+    def _find(self, state: State) -> dict[str, str]:
+        if state.snapshot.guests is not None:
+            self._of_guests = find_guest_drift(state)
+        found = self._service.changes.edited_definitions(state.desired) | find_drift(state)
+        return {name: why for name, why in self._of_guests.items() if state.desired.find(name)} | found
+
     def _say(self, found: dict[str, str], suspect: str | None) -> None:
         known = self._service.drifted
         for name, what in found.items():
-            if known.get(name, "").partition(" (")[0] != what:
+            if known.get(name, "").partition(" (while ")[0] != what:
                 by = f" (while {suspect} held the AP configuration lock)" if suspect else ""
                 known[name] = what + by
                 if what == DEVICE_GONE:
@@ -103,13 +169,15 @@ class Drift:
             del known[name]
             logger.info("matrix %s is as defined again", name)
 
-    def _mend(self, names: list[str]) -> float | None:
+    def _mend(self, names: list[str], unasked: set[str]) -> float | None:
         now = time.monotonic()
         waits = []
         for name in names:
             repairs = self._repairs.setdefault(name, _Repairs())
             wait = repairs.wait(now)
-            if repairs.count >= REPAIRS:
+            if name in unasked:  # a guest that is new is in no war with us
+                self._repair(name)
+            elif repairs.count >= REPAIRS:
                 self._give_up(name)
             elif wait:
                 waits.append(wait)
@@ -122,23 +190,30 @@ class Drift:
         service = self._service
         try:
             with ap_lock(service.places.lock):
-                state = service.desired.bare_state(service.host)  # a hook may wait for this thread
-                definition = state.desired.find(name)
-                if definition is None or definition not in wishes.should_run(state):
-                    service.failures.pop(name, None)
-                    return False
-                made = service.changes.make(wishes.restore(state, [definition]), state, None)
+                steps = self._make(name)
         except (VfioApError, OSError) as error:
             if service.failures.get(name) != str(error):
-                service.failures[name] = str(error)
                 logger.warning("matrix %s was not mended: %s", name, error)
+            service.failures[name] = str(error)
             return False
         if service.failures.pop(name, None):
             tell_taken_up(name, "it could be made now")
-        service.drifted.pop(name, None)
-        if made.steps:
-            logger.warning("matrix %s was mended: %s", name, "; ".join(made.steps))
-        return bool(made.steps)
+        if steps:
+            service.drifted.pop(name, None)
+            self._of_guests.pop(name, None)
+            logger.warning("matrix %s was mended: %s", name, "; ".join(steps))
+        return bool(steps)
+
+    def _make(self, name: str) -> list[str]:
+        state = self._state()
+        definition = state.desired.find(name)
+        if definition is None or definition not in wishes.should_run(state):
+            return []
+        if name in self._of_guests:
+            wish = wishes.keep_guest(state, definition)
+        else:
+            wish = wishes.restore(state, [definition])
+        return self._service.changes.make(wish, state, None).steps
 
     def _give_up(self, name: str) -> None:
         sentence = f"undone {REPAIRS} times by another program; it is not mended again by itself"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
+    from vfioapd.virt.connection import GuestEvent
+
 logger = logging.getLogger(__name__)
 
 RUN = Path("/run")
@@ -31,19 +33,25 @@ class GuestRoom(Protocol):
     """What is needed of vfioapd.virt.guests.Guests."""
 
     def connect(self) -> bool: ...
-    def listen(self, heard: Callable[[str], None], lost: Callable[[], None]) -> None: ...
+    def listen(self, heard: Callable[[GuestEvent], None], lost: Callable[[], None]) -> None: ...
+
+
+class Tell(Protocol):
+    """What is told: words, and the guest's event or whether all may have changed."""
+
+    def __call__(self, what: str, event: GuestEvent | None = None, *, all_new: bool = False) -> None: ...
 
 
 class LibvirtWatch:
-    """Belongs to the event loop; ``news`` is called there with a word for each event, and once whenever
-    libvirt is there again, since what happened meanwhile was told to nobody."""
+    """Belongs to the event loop; ``news`` is called there for each event, and once whenever libvirt is
+    there again, since what happened meanwhile was told to nobody."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         worker: Executor,
         guests: GuestRoom,
-        news: Callable[[str], None],
+        news: Tell,
     ) -> None:
         self._loop = loop
         self._worker = worker
@@ -57,7 +65,8 @@ class LibvirtWatch:
     def begin(self) -> None:
         """Watch from now on."""
         self._guests.listen(
-            lambda event: self._in_loop(lambda: self._news(event)), lambda: self._in_loop(self._lost)
+            lambda event: self._in_loop(lambda: self._news(str(event), event)),
+            lambda: self._in_loop(self._lost),
         )
         self._try()
 
@@ -85,7 +94,7 @@ class LibvirtWatch:
             return
         if done.exception() is None and done.result():
             self._stop_looking_out()
-            self._news("libvirt is there")
+            self._news("libvirt is there", all_new=True)
         else:
             self._look_out()
             self._try_later()

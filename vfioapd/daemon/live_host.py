@@ -30,6 +30,8 @@ class GuestRoom(Protocol):
     def read(self) -> tuple[Guest, ...] | None: ...
     def definitions(self) -> tuple[GuestFacts, ...] | None: ...
     def versions(self) -> tuple[int | None, int | None]: ...
+
+    def read_if_connected(self) -> tuple[Guest, ...] | None: ...
     def execute(self, step: GuestStep) -> None: ...
     def holds(self, step: GuestStep) -> bool: ...
 
@@ -53,6 +55,10 @@ class LiveHost:
         folder = read_folder(self._places.definitions)
         foreign = tuple(one for uuid, one in folder.definitions.items() if desired.by_uuid(uuid) is None)
         return replace(self.bus(), guests=self._guests.read(), foreign_definitions=foreign)
+
+    def guests(self) -> tuple[Guest, ...] | None:
+        """libvirt's guests; None while there is no connection to it."""
+        return self._guests.read_if_connected()
 
     def bus(self) -> Snapshot:
         """The kernel's part alone."""

@@ -111,7 +111,7 @@ async def _serve(places: Places) -> None:
         loop = asyncio.get_running_loop()
         clock = _Clock(loop, changes, service)
         service.hooks.worker = changes
-        news = News(loop, changes, service)
+        news = News(loop, changes, reads, service)
         news.listen()
         service.on_status = lambda text: systemd.notify(f"STATUS={text}")
         await _restored(loop.run_in_executor(changes, _restore, service), news)

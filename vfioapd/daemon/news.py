@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from vfioapd.daemon.drift import Drift, suspect_of
+from vfioapd.daemon.drift import Drift, GuestNews, suspect_of
 from vfioapd.daemon.feed import Kind, uevent_lines
 from vfioapd.udev.inotify import FolderWatch
 from vfioapd.udev.monitor import UeventMonitor
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from vfioapd.daemon.service import Service
+    from vfioapd.virt.connection import GuestEvent
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +29,19 @@ BUSY_TURNS = 50  # of LISTEN, at most, that a change of our own is let go on wit
 class News:
     """Wakes the drift check. Idle, it costs nothing: no timer runs until something happened."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, changes: Executor, service: Service) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, changes: Executor, reads: Executor, service: Service
+    ) -> None:
         self._loop = loop
         self._changes = changes
+        self._reads = reads
         self._service = service
         self._drift = Drift(service)
         self._suspect: str | None = None
+        self._of_guests = GuestNews()
+        self._unnamed = ""  # the old name of a guest whose new one comes with the next event
         self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[float | None] | None = None
         self._looking = False
         self._missed = False  # something came while it was being looked
 
@@ -53,15 +60,26 @@ class News:
                 logger.warning("%s is not watched: %s", folder, error)
         self._loop.add_reader(files.fileno(), self._rings, files)
 
-    def hear(self, what: str) -> None:
-        """News that came another way, such as from libvirt."""
+    def hear(self, what: str, event: GuestEvent | None = None, *, all_new: bool = False) -> None:
+        """What libvirt tells."""
         logger.debug("news: %s", what)
         self._service.feed.tell(Kind.GUEST, what)
+        self._of_guests.all_new |= all_new
+        if event is not None:
+            self._note(event)
         self._look_in(GATHER)
 
     def look_in(self, seconds: float) -> None:
         """Look at the host although nothing was heard."""
         self._look_in(seconds)
+
+    def _note(self, event: GuestEvent) -> None:
+        if event.is_new:
+            self._of_guests.new.add(event.guest)
+        elif event.what == "unnamed":
+            self._unnamed = event.guest
+        elif event.what == "renamed":
+            self._of_guests.renamed.append((self._unnamed, event.guest))
 
     def _rings(self, source: UeventMonitor | FolderWatch) -> None:
         self._loop.remove_reader(source.fileno())
@@ -97,11 +115,16 @@ class News:
     def _look(self) -> None:
         """In the thread that makes changes, so that our own half-made change is never taken for drift."""
         self._timer, self._looking = None, True
-        suspect, self._suspect = self._suspect, None
-        future = self._loop.run_in_executor(self._changes, self._drift.look, suspect)
-        future.add_done_callback(self._looked)
+        self._task = self._loop.create_task(self._look_now())
+        self._task.add_done_callback(self._looked)
 
-    def _looked(self, future: asyncio.Future[float | None]) -> None:
+    async def _look_now(self) -> float | None:
+        suspect, self._suspect = self._suspect, None
+        news, self._of_guests = self._of_guests, GuestNews()
+        guests = await self._loop.run_in_executor(self._reads, self._service.host.guests)
+        return await self._loop.run_in_executor(self._changes, self._drift.look, suspect, news, guests)
+
+    def _looked(self, future: asyncio.Task[float | None]) -> None:
         missed, self._missed, self._looking = self._missed, False, False
         seconds = None if future.cancelled() else future.result()
         if missed:

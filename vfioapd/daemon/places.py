@@ -53,6 +53,11 @@ class Places:
         return self.runtime / "stopped"
 
     @property
+    def unplugged(self) -> Path:
+        """Names of matrices that an admin took from their running guest, one a line; gone after a reboot."""
+        return self.runtime / "unplugged"
+
+    @property
     def started_for(self) -> Path:
         """Matrices that were started for one guest's run, with that guest, one a line."""
         return self.runtime / "started-for"

@@ -248,6 +248,13 @@ class Service:
         self._change(asked, "take back", lambda state: wishes.apply(state, new), text=text, again=True)
         return None
 
+    def rename_guest(self, old: str, new: str) -> None:
+        """libvirt's guest has another name: host.toml follows."""
+        asked = Asked(Peer.of_this_process(), "libvirt says so")
+        self._change(
+            asked, f"rename guest {old} to {new}", lambda state: wishes.rename_guest(state, old, new)
+        )
+
     def settle(self) -> None:
         """Undo what earlier changes that were cut short have left, as far as it can be now. The caller
         holds the AP configuration lock."""

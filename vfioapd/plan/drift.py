@@ -41,6 +41,34 @@ def _concerns(step: Step, definition: Definition) -> bool:
     return not isinstance(step, Bind | Unbind | SetOverride) or step.queue in definition.matrix
 
 
+def find_guest_drift(state: State) -> dict[str, str]:
+    """The matrices that their guest does not have, with the reason; empty without libvirt. A guest that
+    is not there may come yet, so that alone is no drift."""
+    wanted = (one for one in wishes.should_run(state) if one.guest is not None)
+    found = ((one.name, _why_not_plugged(state, one)) for one in wanted)
+    return {name: why for name, why in found if why}
+
+
+def _why_not_plugged(state: State, definition: Definition) -> str:
+    assert definition.guest is not None
+    if state.snapshot.guest(definition.guest) is None:
+        return _moved_to(state, definition)
+    try:
+        plugs = wishes.keep_guest(state, definition).target.plugs
+    except VfioApError as error:
+        return str(error)
+    where = " and ".join(plug.where for plug in plugs)
+    return f"guest {definition.guest} does not have it ({where})" if plugs else ""
+
+
+def _moved_to(state: State, definition: Definition) -> str:
+    """Renamed or copied while nobody listened: then another guest has the device in its document."""
+    having = [guest.name for guest in state.snapshot.guests or () if definition.uuid in guest.config]
+    if not having:
+        return ""
+    return f"there is no guest {definition.guest}, and the device is in the definition of {having[0]}"
+
+
 def explain(steps: Sequence[Step]) -> str:
     """What must have happened, from the steps that would mend it."""
     kinds = {type(step) for step in steps}

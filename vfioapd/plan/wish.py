@@ -24,6 +24,7 @@ class State:
     snapshot: Snapshot
     desired: Desired  # host.toml as it was applied last
     stopped: frozenset[str] = frozenset()  # matrices that an admin stopped since the host booted
+    unplugged: frozenset[str] = frozenset()  # those that an admin took from their running guest
     disrupt: bool = False  # the admin has said --disrupt
 
     def is_active(self, definition: Definition) -> bool:
@@ -38,6 +39,7 @@ class Wish:
     target: Target
     desired: Desired
     stopped: frozenset[str]
+    unplugged: frozenset[str]
     decided: bool = False  # whoever is hurt by this was meant to be: the plan's victims need no word
 
 
@@ -74,4 +76,4 @@ def wish_for(
         binding=state.desired.binding,
         disrupt=state.disrupt,
     )
-    return Wish(target, state.desired, state.stopped, decided=state.disrupt)
+    return Wish(target, state.desired, state.stopped, state.unplugged, decided=state.disrupt)

@@ -61,7 +61,7 @@ def undefine(state: State, names: Iterable[str]) -> Wish:
         check_unused(one, state.snapshot, unplugs)
         check_undefinable(one, state.snapshot, unplugs)
         after = after.without(one.name)
-    left = replace(state, desired=after, stopped=state.stopped - {one.name for one in gone})
+    left = _without_notes(replace(state, desired=after), {one.name for one in gone})
     return wish_for(left, touched=gone, released=gone, unplugs=unplugs)
 
 
@@ -97,9 +97,10 @@ def attach(state: State, name: str, guest_name: str, scope: Scope) -> Wish:
         definition = replace(definition, guest=guest.name)
         after = replace(state, desired=state.desired.with_definition(definition))
         check_desired(after.desired)
-    if Where.LIVE in places or state.is_active(definition):
+    if Where.LIVE in places:
         return _started(after, [definition], plugs)
-    return wish_for(after, plugs=plugs)
+    active = [definition] if state.is_active(definition) else []
+    return wish_for(after, active=active, plugs=plugs)
 
 
 def detach(state: State, name: str, guest_name: str, scope: Scope) -> Wish:
@@ -112,6 +113,8 @@ def detach(state: State, name: str, guest_name: str, scope: Scope) -> Wish:
     if Where.CONFIG in places and definition.guest == guest_name:
         changed = replace(definition, guest=None)
         state = replace(state, desired=state.desired.with_definition(changed))
+    elif Where.LIVE in places and definition.guest == guest_name:
+        state = replace(state, unplugged=state.unplugged | {name})  # else it would be given back at once
     unplugs = tuple(_present(guest, definition, places)) if guest else ()
     # Who detaches a matrix from a running guest has said whom it hurts.
     return replace(wish_for(state, unplugs=unplugs), decided=True)
@@ -125,7 +128,12 @@ def apply(state: State, new: Desired) -> Wish:
     old = state.desired
     _check_new(state, new)
     gone = [one for one in old.definitions if new.by_uuid(one.uuid) is None]
-    after = replace(state, desired=new, stopped=state.stopped & {one.name for one in new.definitions})
+    after = replace(
+        state,
+        desired=new,
+        stopped=state.stopped & {one.name for one in new.definitions},
+        unplugged=frozenset(),  # every guest gets what the file says
+    )
     running = [one for one in new.definitions if _runs(after, one)]
     unplugs, plugs = tuple(_links_to_cut(state, new)), tuple(_links_to_make(state, new))
     check_documents(state.snapshot, plugs, unplugs, new)
@@ -151,7 +159,7 @@ def adopt(state: State, found: Iterable[Definition]) -> Wish:
     check_desired(after)
     active = tuple(one for one in new if state.is_active(one))
     target = Target(new, active, active, after.keep, binding=after.binding)
-    return Wish(target, after, state.stopped)
+    return Wish(target, after, state.stopped, state.unplugged)
 
 
 def _check_new(state: State, new: Desired) -> None:
@@ -174,7 +182,23 @@ def restore(state: State, definitions: Iterable[Definition]) -> Wish:
         check_vfio_ap(state.snapshot)
     held = tuple(one for one in state.desired.definitions if one in wanted or state.is_active(one))
     target = Target(wanted, wanted, held, state.desired.keep, binding=state.desired.binding)
-    return Wish(target, state.desired, state.stopped, decided=True)
+    return Wish(target, state.desired, state.stopped, state.unplugged, decided=True)
+
+
+def keep_guest(state: State, definition: Definition) -> Wish:
+    """The same for one matrix, and its guest gets it where it lacks it. Refused when the guest cannot."""
+    wish = restore(state, [definition])
+    return replace(wish, target=replace(wish.target, plugs=tuple(_plugs_into_its_guest(state, definition))))
+
+
+def rename_guest(state: State, old: str, new: str) -> Wish:
+    """libvirt knows a guest by another name; on the host nothing changes."""
+    after = state.desired
+    for one in state.desired.definitions:
+        if one.guest == old:
+            after = after.with_definition(replace(one, guest=new))
+    check_desired(after)
+    return wish_for(replace(state, desired=after))
 
 
 def should_run(state: State) -> list[Definition]:
@@ -193,9 +217,9 @@ def _runs(state: State, definition: Definition) -> bool:
 
 def _started(state: State, definitions: list[Definition], plugs: tuple[Plug, ...] | None = None) -> Wish:
     check_vfio_ap(state.snapshot)
+    running = _without_notes(state, {one.name for one in definitions})
     if plugs is None:
-        plugs = tuple(plug for one in definitions for plug in _plugs_into_its_guest(state, one))
-    running = replace(state, stopped=state.stopped - {one.name for one in definitions})
+        plugs = tuple(plug for one in definitions for plug in _plugs_into_its_guest(running, one))
     return wish_for(running, active=definitions, plugs=plugs)
 
 
@@ -204,7 +228,15 @@ def _plugs_into_its_guest(state: State, definition: Definition) -> Iterator[Plug
     guest = state.snapshot.guest(definition.guest) if definition.guest else None
     if guest is not None:
         check_guest_takes(guest, definition, state.snapshot, state.desired)
-        yield from _missing(guest, definition, _places(Scope.BOTH, guest))
+        places = _places(Scope.BOTH, guest)
+        if definition.name in state.unplugged:
+            places = tuple(place for place in places if place is not Where.LIVE)
+        yield from _missing(guest, definition, places)
+
+
+def _without_notes(state: State, names: set[str]) -> State:
+    """What an admin took out before is in again."""
+    return replace(state, stopped=state.stopped - names, unplugged=state.unplugged - names)
 
 
 def _let_go(state: State, definitions: Iterable[Definition], places: tuple[Where, ...]) -> tuple[Unplug, ...]:

@@ -46,6 +46,9 @@ _LIFECYCLE = (  # virDomainEventType
     "pmsuspended",
     "crashed",
 )
+_DEFINED = ("defined", "changed", "renamed", "reverted")  # virDomainEventDefinedDetailType
+_UNDEFINED = ("undefined", "unnamed")  # virDomainEventUndefinedDetailType; the old name of a renamed one
+_DETAILS = {libvirt.VIR_DOMAIN_EVENT_DEFINED: _DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED: _UNDEFINED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ class GuestEvent:
     guest: str
     what: str  # a word of libvirt's lifecycle; device-added, device-removed, device-removal-failed
     device: str = ""  # the alias of the device
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the guest has now, in one of its documents, what somebody else put there and not we."""
+        return self.what in ("defined", "reverted", "started")
 
     def __str__(self) -> str:
         return f"guest {self.guest} {self.what} {self.device}".rstrip()
@@ -132,8 +140,8 @@ class Connection:
         for tell in self.on_lost:
             tell()
 
-    def _lived(self, _c: object, domain: libvirt.virDomain, event: int, _detail: int, _o: object) -> None:
-        self._tell(domain, _LIFECYCLE[event] if event < len(_LIFECYCLE) else f"event-{event}")
+    def _lived(self, _c: object, domain: libvirt.virDomain, event: int, detail: int, _o: object) -> None:
+        self._tell(domain, _word(event, detail))
 
     def _added(self, _c: object, domain: libvirt.virDomain, alias: str, _o: object) -> None:
         self._tell(domain, "device-added", alias)
@@ -149,6 +157,11 @@ class Connection:
         logger.debug("%s", event)
         for tell in self.on_event:
             tell(event)
+
+
+def _word(event: int, detail: int) -> str:
+    words, number = (_DETAILS[event], detail) if event in _DETAILS else (_LIFECYCLE, event)
+    return words[number] if number < len(words) else f"event-{event}-{detail}"
 
 
 def _answers(connection: libvirt.virConnect) -> bool:

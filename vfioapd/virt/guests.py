@@ -51,10 +51,10 @@ class Guests:
             return False
         return True
 
-    def listen(self, heard: Callable[[str], None], lost: Callable[[], None]) -> None:
-        """Be told each event in words, and that the connection was lost; in libvirt's own thread, which
-        must not be kept."""
-        self.connection.on_event.append(lambda event: heard(str(event)))
+    def listen(self, heard: Callable[[GuestEvent], None], lost: Callable[[], None]) -> None:
+        """Be told each event, and that the connection was lost; in libvirt's own thread, which must not
+        be kept."""
+        self.connection.on_event.append(heard)
         self.connection.on_lost.append(lost)
 
     def read(self) -> tuple[Guest, ...] | None:
@@ -74,6 +74,10 @@ class Guests:
     def versions(self) -> tuple[int | None, int | None]:
         """libvirt's and QEMU's; None where they are not told."""
         return read_versions(self.connection) if self.may_wake or libvirt_runs() else (None, None)
+
+    def read_if_connected(self) -> tuple[Guest, ...] | None:
+        """The same without a new connection, which would start a libvirt that sleeps."""
+        return self.read() if self.connection.is_open else None
 
     def execute(self, step: GuestStep) -> None:
         """Plug or unplug. An unplug returns when the guest has let go, or fails after 15 s."""
