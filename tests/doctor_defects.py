@@ -370,7 +370,8 @@ DEFECTS: dict[str, tuple[Change, Code, str]] = {
     "altered hook": (
         within("hook", same=False),
         Code.HOOK_ALTERED,
-        "install -m 755 /usr/share/vfioapd/hooks/vfioapd /etc/libvirt/hooks/qemu.d/vfioapd",
+        "install -m 755 /usr/share/vfioapd/hooks/vfioapd /etc/libvirt/hooks/qemu.d/vfioapd"
+        " && systemctl reload libvirtd.service",
     ),
     "hook newer than libvirt's look": (
         within("hook", changed=200.0),
@@ -481,6 +482,9 @@ SOUND: dict[str, Change] = {
     "folder that root's group may write": path(0, mode=0o775),
     "folder more closed than needed": path(0, mode=0o700),
     "hook newer than libvirt's look, beside an older one": within("hook", changed=200.0, others_since=50.0),
+    "hook changed after libvirt's look, and called since libvirt's start": both(
+        within("hook", changed=200.0, called=150.0), within("libvirt", started=100.0)
+    ),
     "libvirt asleep": both(within("libvirt", pid=None, looked_for_hooks=None), within("hook", changed=200.0)),
     "CPU model that names ap": guest(cpu_mode="custom", cpu_model="z14", ap="require"),
     "CPU model of an emulated guest": guest(kind="qemu", cpu_mode="custom", cpu_model="qemu"),

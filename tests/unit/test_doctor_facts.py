@@ -16,6 +16,7 @@ from doubles import ADMIN, Rig, uuid_of
 from vfioapd.cli import doctor_screen, exits, main
 from vfioapd.daemon import removals
 from vfioapd.daemon.doctor import examine
+from vfioapd.daemon.drift import Drift
 from vfioapd.daemon.host_programs import complaint_of, parse_unit, running_sweepers, started_at
 from vfioapd.daemon.removals import Removals
 from vfioapd.plan.doctor_facts import GuestFacts, HostdevFacts
@@ -137,6 +138,32 @@ def test_a_device_that_somebody_removed_is_told_with_the_command(sound: Rig) -> 
     assert (finding.code, finding.command) == ("matrix-broken", "vfioapctl start vault")
     sound.start("vault")
     assert codes(sound) <= OF_THE_TEST
+
+
+def test_the_newest_revision_takes_back_an_edit_that_was_never_in_force(sound: Rig) -> None:
+    good, revisions = sound.places.host_file.read_text(), sound.revisions()
+    PLANTS[Code.HOST_FILE_BAD](sound)
+    (finding,) = (
+        one for subject in examine(sound.service).subjects for one in subject.findings if "host" in one.code
+    )
+    assert finding.command == f"vfioapctl restore {len(revisions)}"
+    sound.service.restore_revision(len(revisions), ADMIN)
+    assert sound.places.host_file.read_text() == good
+    assert sound.revisions() == revisions
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_device_that_others_remove_is_counted_and_their_work_named(sound: Rig, times: int) -> None:
+    drift = Drift(sound.service)
+    for _ in range(times):
+        sound.start("vault")
+        sound.kernel.sysfs.write(f"devices/vfio_ap/matrix/{uuid_of('vault')}/remove", "1\n")
+        drift.look("virsh (PID 9)")
+    (subject,) = (one for one in examine(sound.service).subjects if one.subject == "matrices")
+    (finding,) = subject.findings
+    assert (finding.code, finding.command) == ("matrix-swept", "vfioapctl start vault")
+    assert ("once" if times == 1 else "2 times") in finding.sentence
+    assert "virsh (PID 9)" in finding.sentence
 
 
 def test_looking_changes_nothing(sound: Rig) -> None:

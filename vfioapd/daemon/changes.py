@@ -104,8 +104,10 @@ class Changes:
         text = note.text if note.text is not None else old or ""
         if note.text is None and wish.desired != state.desired:
             text = host_file.rewrite(text, wish.desired, file=str(self._places.host_file))
+        on_disk = _file_changed(self._places.host_file, old, text)
         taken_out = (wish.stopped, wish.unplugged)
         if not steps and taken_out == (state.stopped, state.unplugged) and text == self._in_force():
+            yield from on_disk  # an edit that was never in force is taken back without a revision
             return
         about = ": ".join(filter(None, (note.what, note.reason)))
         summary = "\n".join(map(describe, steps))
@@ -113,8 +115,7 @@ class Changes:
         for path, content in self._history.files(text, note.author, now, reason=about, summary=summary):
             yield WriteFile(str(path), None, content)
         yield from _file(self._places.unconfirmed, note.wait)
-        if text != (old or ""):
-            yield WriteFile(str(self._places.host_file), old, text)
+        yield from on_disk
 
     def _in_force(self) -> str | None:
         number = self._history.last()
@@ -161,6 +162,11 @@ def _file(path: Path, after: str | None, *, volatile: bool = False) -> Iterator[
     before = atomic.read(path)
     if before != after:
         yield WriteFile(str(path), before, after, volatile)
+
+
+def _file_changed(path: Path, old: str | None, text: str) -> tuple[WriteFile, ...]:
+    """No file and an empty one are the same."""
+    return () if text == (old or "") else (WriteFile(str(path), old, text),)
 
 
 def _texts(queues: QueueSet) -> list[str]:

@@ -189,6 +189,7 @@ class _Gathering:
             answers=snapshot is None or snapshot.guests is not None,
             version=version,
             qemu=qemu,
+            started=host_programs.started_at(self._root / "proc", running[1]) if running else None,
             looked_for_hooks=self._looked(*running, units) if running else None,
         )
 
@@ -202,7 +203,9 @@ class _Gathering:
         return start if start is None or unit is None else max(start, unit.changed)
 
     def _hook(self) -> doctor_facts.HookFacts:
-        return host_paths.read_hook(self._places, (*(self._root / name for name in SHIPPED_HOOKS), OWN_HOOK))
+        originals = (*(self._root / name for name in SHIPPED_HOOKS), OWN_HOOK)
+        found = host_paths.read_hook(self._places, originals)
+        return replace(found, called=self._service.hooks.called)
 
     def _paths(self) -> tuple[doctor_facts.PathFacts, ...]:
         return host_paths.read_paths(self._places, daemon_runs=self._runs)

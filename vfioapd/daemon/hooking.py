@@ -9,6 +9,7 @@ use. A hook that finds everything ready, as it is with start = "auto", waits for
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -43,11 +44,13 @@ class Hooks:
     def __init__(self, service: Service) -> None:
         self._service = service
         self.worker: Executor | None = None  # the thread that makes changes; None: the caller's own
+        self.called: float | None = None  # by libvirt, last; seconds since the epoch
         self._settling: dict[str, Future[None]] = {}  # guest: what its end set going
 
     def prepare(self, guest: str, uuids: Iterable[str]) -> list[str]:
         """Make the matrices ready that are ours among the guest's devices; the names of those that had
         to be. Raises VfioApError when the guest had better not start."""
+        self.called = time.time()
         wanted = self._ours(uuids)
         self._take_back_settling(guest)
         lacking = [one.name for one in wanted if not self._is_made(one)]

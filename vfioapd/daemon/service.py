@@ -316,6 +316,7 @@ class Service:
         for one in wish.target.touched:
             self.failures.pop(one.name, None)
             self.drifted.pop(one.name, None)
+            self.short.pop(one.name, None)
         if asked.confirm_within is not None and made.steps:
             self.on_wait(asked.confirm_within)
             return replace(made, confirm_within=asked.confirm_within)

@@ -102,7 +102,8 @@ class LibvirtFacts:
     answers: bool = True
     version: int | None = None  # as libvirt counts: 9000000 is 9.0.0
     qemu: int | None = None
-    looked_for_hooks: float | None = None  # seconds since the epoch; None: not known
+    started: float | None = None  # seconds since the epoch; None: not known
+    looked_for_hooks: float | None = None  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class HookFacts:
     same: bool = True  # as the original
     changed: float = 0.0  # seconds since the epoch
     others_since: float | None = None  # since when another QEMU hook is there; libvirt then sees ours, too
+    called: float | None = None  # when libvirt called it last, as far as the daemon knows
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,8 @@ def folder(facts: HostFacts) -> Iterator[Finding]:
 
 def own_definitions(facts: HostFacts) -> Iterator[Finding]:
     """Ours must be start: manual, to the letter as we wrote them."""
+    if facts.mdevctl.folder in {one.path for one in facts.paths if not one.exists}:
+        return  # told as a path that is not there
     torn = {path for path, _ in (*facts.mdevctl.torn, *facts.mdevctl.bad_values)}
     for definition in facts.desired.definitions:
         path = f"{facts.mdevctl.folder}/{definition.uuid}"

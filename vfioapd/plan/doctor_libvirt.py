@@ -80,18 +80,18 @@ def hook(facts: HostFacts) -> Iterator[Finding | Unchecked]:
             Code.HOOK_ALTERED,
             f"libvirt's hook {found.path} is not the one of this vfioapd ({found.original})",
             "guests may be started without their queues, or refused without need",
-            f"install -m 755 {found.original} {found.path}",
+            _and_reload(facts, f"install -m 755 {found.original} {found.path}"),
         )
 
 
 def hook_seen(facts: HostFacts) -> Iterator[Finding | Unchecked]:
     """libvirt looks for hooks when it starts or is told to reload; a second one it finds by itself."""
     found, looked = facts.hook, facts.libvirt.looked_for_hooks
-    if not (found.exists and found.executable) or facts.libvirt.pid is None:
-        return  # a libvirt that sleeps looks when it wakes
+    if not (found.exists and found.executable and found.same) or facts.libvirt.pid is None:
+        return  # the mend of the file has it looked for, and a libvirt that sleeps looks when it wakes
     if looked is None:
         yield Unchecked("whether libvirt has seen the hook", "its start is not known")
-    elif found.changed > looked and not (found.others_since is not None and found.others_since < looked):
+    elif found.changed > looked and not _is_known(facts, looked):
         yield Finding(
             Code.HOOK_UNSEEN,
             f"libvirt (PID {facts.libvirt.pid}) has not looked for hooks since {found.path} was installed"
@@ -100,6 +100,14 @@ def hook_seen(facts: HostFacts) -> Iterator[Finding | Unchecked]:
             f"systemctl reload {facts.libvirt.unit}" if facts.units is not None else "",
             "" if facts.units is not None else "restart libvirt's daemon; guests run on",
         )
+
+
+def _is_known(facts: HostFacts, looked: float) -> bool:
+    """libvirt keeps in mind that there are QEMU hooks, and then calls every file that it finds."""
+    others, called, started = facts.hook.others_since, facts.hook.called, facts.libvirt.started
+    if called is not None and started is not None and called > started:
+        return True
+    return others is not None and others < looked
 
 
 def _and_reload(facts: HostFacts, command: str) -> str:

@@ -36,7 +36,7 @@ def two_masters(facts: HostFacts) -> Iterator[Finding]:
     """Masks set at boot that contradict host.toml."""
     for place in facts.boot.masks:
         quarrels = list(_quarrels(facts, place))
-        if quarrels:
+        if quarrels and not place.faults:
             late = "whoever comes last wins: guests lose queues, or the host loses those it must keep"
             early = "from the start of the kernel on the host's own zcrypt lacks them"
             yield Finding(
@@ -77,7 +77,7 @@ def blocking(facts: HostFacts) -> Iterator[Finding]:
     if facts.desired.binding is not Binding.DRIVER_OVERRIDE:
         return
     for place in facts.boot.masks:
-        if place.over(ALL_HOST) != ALL_HOST:
+        if place.over(ALL_HOST) != ALL_HOST and not place.faults:
             yield Finding(
                 Code.BOOT_MASKS_BLOCK,
                 f'{_who(place)} sets masks at boot, while host.toml has binding = "driver_override"',

@@ -59,9 +59,9 @@ def lock(facts: HostFacts) -> Iterator[Finding]:
 
 def matrices(facts: HostFacts) -> Iterator[Finding]:
     """What should run and does not; a device that others removed is told with their names."""
-    found = facts.matrices
-    for name in sorted({*found.broken, *(name for name, count in found.removed.items() if count > 1)}):
-        if found.removed.get(name):
+    found, swept = facts.matrices, _swept_names(facts)
+    for name in sorted({*found.broken, *swept}):
+        if name in swept:
             yield _swept(facts, name)
         else:
             broken = found.broken[name]
@@ -76,7 +76,7 @@ def matrices(facts: HostFacts) -> Iterator[Finding]:
 
 def sweepers(facts: HostFacts) -> Iterator[Finding]:
     """Said before they strike."""
-    if facts.matrices.sweepers and facts.desired.definitions and not facts.matrices.removed:
+    if facts.matrices.sweepers and facts.desired.definitions and not _swept_names(facts):
         yield Finding(
             Code.SWEEPER_RUNS,
             f"{', '.join(facts.matrices.sweepers)} runs here and may remove devices that it did not make",
@@ -142,6 +142,12 @@ def _without(name: str) -> str:
 def _is_usable(facts: HostFacts, name: str) -> bool:
     unit = (facts.units or {}).get(name)
     return unit is not None and unit.load == "loaded" and unit.file not in ("disabled", "linked")
+
+
+def _swept_names(facts: HostFacts) -> set[str]:
+    """Gone now, or removed so often that it is no accident."""
+    found = facts.matrices
+    return {name for name, count in found.removed.items() if count > 1 or name in found.broken}
 
 
 def _swept(facts: HostFacts, name: str) -> Finding:
