@@ -33,7 +33,7 @@ demo: debian $(VENV)/ready
 	@$(BIN)/vfioap-lab run rdbkvm4 -- $(BIN)/python -m vfioapd.lab.demo
 
 test: debian $(VENV)/ready
-	VFIOAP_EMULATOR_OPERATIONS=10000 $(BIN)/pytest $(TESTS)
+	VFIOAP_EMULATOR_OPERATIONS=10000 VFIOAPD_TEST_HOOKS=1000 $(BIN)/pytest $(TESTS)
 
 # Hosts that boot under a real systemd, with the packages as they would be shipped, on this machine's Debian
 # and on Debian 13 (fetched once; see vfioapd/lab/roots.py). About twenty minutes.

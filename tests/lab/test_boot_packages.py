@@ -64,7 +64,7 @@ def test_manual_and_completions_are_at_hand(host: BootedLab) -> None:
 
 def test_libvirt_has_seen_the_hook(host: BootedLab) -> None:
     assert host.run("stat", "-c", "%a", "/etc/libvirt/hooks/qemu.d/vfioapd").stdout == "755\n"
-    host.shell("virsh -q destroy bastion; virsh -q start bastion --paused")
+    host.shell("virsh -q destroy bastion; virsh -q start bastion")
     assert state(host) == "in-use"
 
 
@@ -86,7 +86,7 @@ def test_it_boots_with_its_queues(host: BootedLab) -> None:
 
 
 def test_removed_it_leaves_the_guests_and_their_configuration(host: BootedLab) -> None:
-    host.run("virsh", "-q", "start", "bastion", "--paused")
+    host.run("virsh", "-q", "start", "bastion")
     host.shell("dpkg --remove vfioapd")
     assert host.run("virsh", "-q", "list", "--name").stdout.strip() == "bastion"
     host.run("grep", "bastion", "/etc/vfioapd/host.toml")

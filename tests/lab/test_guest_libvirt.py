@@ -8,42 +8,21 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from guest_host import GuestHost
 
 from vfioapd.lab.harness import running_lab
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vfioapd.lab.harness import Lab, Result
 
-LOG = "/run/vfioapd.log"
 QUIET_SECONDS = 10
 # libvirtd's own pings and ours, both every 5 s, wake one thread; a poll would wake it far more often.
 MOST_WAKE_UPS = 10
 
 
-class Host:
-    """A lab with the daemon, a running guest and its matrix."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-
-    def ctl(self, *words: str, check: bool = True) -> Result:
-        return self.lab.run("vfioapctl", *words, check=check)
-
-    def behave(self, *options: str) -> None:
-        self.lab.run("vfioap-lab", "guest", "bastion", *options)
-
-    def places(self) -> tuple[str | None, list[str]]:
-        """Where vault is: the running guest, the definitions."""
-        row = json.loads(self.ctl("show", "vault", "--json").stdout)
-        return row["live"], row["config"]
-
-    def log(self) -> str:
-        return self.lab.run("cat", LOG).stdout
-
-    def libvirtd(self, what: str) -> None:
-        self.lab.run("vfioap-lab", "service", what, "libvirtd")
+class Host(GuestHost):
+    """One whose sleep can be watched."""
 
     def wake_ups(self) -> int:
         """Of all threads but the first, which uevents of the whole machine wake."""
@@ -57,12 +36,9 @@ class Host:
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
     with running_lab("rdbkvm4") as lab:
-        lab.shell(
-            f"setsid vfioapd --debug 2>>{LOG} </dev/null >/dev/null & echo $! > /run/vfioapd.pid\n"
-            "for _ in $(seq 200); do vfioapctl status >/dev/null 2>&1 && exit 0; sleep 0.05; done; exit 1"
-        )
-        lab.run("vfioap-lab", "guest", "bastion", "--start")
         host = Host(lab)
+        host.start_daemon()
+        host.guest("bastion", "--start")
         host.ctl("define", "vault", "--queues", "00.000d,02.000d")
         yield host
 
@@ -71,12 +47,12 @@ def host() -> Iterator[Host]:
 def attached(host: Host) -> Iterator[Host]:
     host.ctl("attach", "vault", "bastion")
     yield host
-    host.behave()
+    host.guest("bastion")
     host.ctl("detach", "vault", "bastion")
 
 
 def test_a_guest_that_refuses_leaves_everything_as_it_was(attached: Host) -> None:
-    attached.behave("--refuse-unplug")
+    attached.guest("bastion", "--refuse-unplug")
     done = attached.ctl("detach", "vault", "bastion", check=False)
     assert done.returncode == 1
     assert "rejected by the guest" in done.stderr
@@ -85,7 +61,7 @@ def test_a_guest_that_refuses_leaves_everything_as_it_was(attached: Host) -> Non
 
 
 def test_a_slow_guest_is_waited_for_beyond_libvirts_five_seconds(attached: Host) -> None:
-    attached.behave("--delay-unplug", "6")
+    attached.guest("bastion", "--delay-unplug", "6")
     started = time.monotonic()
     attached.ctl("detach", "vault", "bastion")
     assert 5.5 < time.monotonic() - started < 10, "woken by the event, not by the end of its patience"
@@ -110,7 +86,7 @@ def test_events_of_guests_are_heard(attached: Host, wait_until: Callable[..., No
     attached.lab.run("virsh", "-q", "destroy", "bastion")
     wait_until(lambda: "news: guest bastion stopped" in attached.log(), "the end of the guest is heard")
     assert attached.places() == (None, ["bastion"])
-    attached.lab.run("virsh", "-q", "start", "bastion", "--paused")
+    attached.lab.run("virsh", "-q", "start", "bastion")
     wait_until(lambda: "news: guest bastion started" in attached.log(), "its start is heard")
     assert attached.places() == ("bastion", ["bastion"])
 

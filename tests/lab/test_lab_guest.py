@@ -98,7 +98,7 @@ def test_a_device_is_attached_and_detached_while_the_guest_runs(lab: Lab, guest:
 def test_a_guest_starts_with_the_device_in_its_definition(lab: Lab, guest: Guest, mdev: Mdev) -> None:
     virsh(lab, "destroy", guest)
     plug(lab, "attach-device", guest, mdev, "--config")
-    virsh(lab, "start", guest, "--paused")
+    virsh(lab, "start", guest)
     assert attached(lab, guest) == [mdev]
     assert opened(lab) == {guest: mdev}
     plug(lab, "detach-device", guest, mdev, "--live", "--config")
@@ -128,7 +128,7 @@ def test_a_guest_does_not_start_with_a_busy_device(lab: Lab, guest: Guest, mdev:
     virsh(lab, "destroy", guest)
     plug(lab, "attach-device", guest, mdev, "--config")
     open_by_another(lab, mdev)
-    result = virsh(lab, "start", guest, "--paused", check=False)
+    result = virsh(lab, "start", guest, check=False)
     open_by_another(lab, mdev, command="guest_close")
     assert "Device or resource busy" in result.stderr
     assert virsh(lab, "domstate", guest).stdout.strip() == "shut off"
@@ -187,7 +187,7 @@ def test_a_guest_can_be_destroyed_and_started_at_once(lab: Lab, guest: Guest, md
     plug(lab, "attach-device", guest, mdev, "--live", "--config")
     for _ in range(5):
         virsh(lab, "destroy", guest)
-        virsh(lab, "start", guest, "--paused")
+        virsh(lab, "start", guest)
         assert opened(lab) == {guest: mdev}
 
 

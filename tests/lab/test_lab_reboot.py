@@ -68,7 +68,7 @@ def test_guests_and_stray_programs_are_gone_but_guests_stay_defined(rebooted: La
 def test_libvirt_and_udev_work_again(rebooted: Lab) -> None:
     assert len(rebooted.run("virsh", "-q", "nodedev-list", "--cap", "ap_queue").stdout.split()) == 16
     rebooted.run("udevadm", "control", "--ping")
-    rebooted.run("virsh", "-q", "start", "stray", "--paused")
+    rebooted.run("virsh", "-q", "start", "stray")
     rebooted.run("virsh", "-q", "destroy", "stray")
 
 

@@ -163,7 +163,7 @@ def node_devices(stage: Stage) -> None:
     stage.wait_for("virsh nodedev-list --cap mdev", _nodedev(NODEDEV), NODEDEV_SECONDS)
     stage.run(f"virsh nodedev-dumpxml {_nodedev(NODEDEV)}", "ap_matrix", "assign_domain")
     stage.run("virsh destroy bastion")
-    stage.run("virsh start bastion --paused")
+    stage.run("virsh start bastion")
     stage.run("virsh dumpxml bastion --xpath //hostdev", NODEDEV)
     stage.run("vfioapctl status", "bastion", "in-use")
 
@@ -176,7 +176,7 @@ def killed(stage: Stage) -> None:
     )
     before = stage.ask("vfioapctl status --json")
     stage.kill_daemon()
-    stage.run("virsh domstate bastion", "paused")
+    stage.run("virsh domstate bastion", "running")
     stage.run("vfioapctl status", "systemctl start vfioapd", status=4)
     stage.start_daemon()
     stage.run("vfioapctl status", "bastion", "in-use")
@@ -196,7 +196,7 @@ def rebooted(stage: Stage) -> None:
     stage.run("cat /etc/vfioapd/host.toml", 'guest = "bastion"')
     stage.start_daemon()
     stage.run("vfioapctl status", "thirteen", "seventeen", "(bastion)")
-    stage.run("virsh start bastion --paused")
+    stage.run("virsh start bastion")
     stage.lszcrypt("01.0011 in use", "03.0011 in use", "05.000d assigned")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test guests: real libvirt domains with a real, small s390x QEMU that has nothing to boot from."""
+"""Test guests: real libvirt domains with a real, small s390x QEMU that runs next to nothing."""
 
 from __future__ import annotations
 
@@ -74,8 +74,7 @@ def define(layout: Layout, name: str, behaviour: Behaviour) -> None:
 
 
 def start(name: str) -> None:
-    # Paused: the firmware would find no disk and panic within two seconds.
-    virsh("start", name, "--paused")
+    virsh("start", name)
 
 
 def crash(name: str) -> None:
@@ -94,7 +93,9 @@ def guest_xml(layout: Layout, name: str) -> str:
         # libvirt raises RLIMIT_MEMLOCK when a device is attached; this keeps it below what is allowed
         _add(_add(domain, "memtune"), "hard_limit", str(LOCKED_KIB), unit="KiB")
     _add(domain, "vcpu", "1")
-    _add(_add(domain, "os"), "type", "hvm", arch="s390x", machine="s390-ccw-virtio")
+    system = _add(domain, "os")
+    _add(system, "type", "hvm", arch="s390x", machine="s390-ccw-virtio")
+    _add(system, "kernel", str(layout.guest_kernel))
     devices = _add(domain, "devices")
     _add(devices, "emulator", str(layout.shim))
     _add(devices, "memballoon", model="none")

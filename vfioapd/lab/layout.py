@@ -62,6 +62,10 @@ class Layout:
         return self.bin / "qemu-system-s390x"
 
     @property
+    def guest_kernel(self) -> Path:
+        return self.bin / "idle-kernel"
+
+    @property
     def booted(self) -> Path:
         """There in a lab that has a system of its own, with its own programs."""
         return self.root / "booted"

@@ -138,7 +138,7 @@ def _add_guest_verb(chosen: Verbs) -> None:
         "what is not named here is as usual.",
     )
     verb.add_argument("name", metavar="NAME")
-    verb.add_argument("--start", action="store_true", help="start it too (paused: it has no disk)")
+    verb.add_argument("--start", action="store_true", help="start it too")
     verb.add_argument("--crash", action="store_true", help="let its QEMU die of a segmentation fault")
     Behaviour.add_options(verb)
     verb.set_defaults(verb=verbs.guest)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that the lab puts in its folder: the <emulator> of its guests, and itself."""
+"""What the lab puts in its folder of programs: the <emulator> of its guests, what they run, and itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from vfioapd.lab.guest_kernel import idle_kernel
 from vfioapd.lab.layout import KERNEL_VARIABLE, LAB_VARIABLE, PACKAGE_PARENT
 from vfioapd.lab.requirements import find_program
 
@@ -26,6 +27,7 @@ def write(layout: Layout) -> None:
     command = shlex.join([sys.executable, "-m", "vfioapd.lab.shim", real])
     layout.shim.write_text(f'#!/bin/sh\n{settings} exec {command} "$@"\n')
     layout.shim.chmod(0o755)
+    layout.guest_kernel.write_bytes(idle_kernel())
 
 
 def write_lab(layout: Layout) -> None:

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab with the daemon in it, for tests of what guests, libvirt and the daemon do to each other."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vfioapd.lab.harness import Lab, Result
+
+LOG = "/run/vfioapd.log"
+START_DAEMON = f"""
+setsid vfioapd --debug 2>>{LOG} </dev/null >/dev/null & echo $! > /run/vfioapd.pid
+for _ in $(seq 400); do vfioapctl status >/dev/null 2>&1 && exit 0; sleep 0.05; done
+exit 1
+"""
+
+
+class GuestHost:
+    """Real libvirtd, virsh and QEMU; the daemon can be killed, libvirtd restarted."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def start_daemon(self) -> None:
+        """Until it answers."""
+        self.lab.shell(START_DAEMON)
+
+    def kill_daemon(self) -> None:
+        """With SIGKILL, and until it has gone."""
+        self.lab.shell("p=$(cat /run/vfioapd.pid); kill -9 $p; while [ -d /proc/$p ]; do sleep 0.01; done")
+
+    def libvirtd(self, what: str) -> None:
+        """start, stop or restart it."""
+        self.lab.run("vfioap-lab", "service", what, "libvirtd")
+
+    def ctl(self, *words: str, check: bool = True) -> Result:
+        return self.lab.run("vfioapctl", *words, check=check)
+
+    def virsh(self, *words: str, check: bool = True) -> str:
+        return self.lab.run("virsh", "-q", *words, check=check).stdout
+
+    def guest(self, name: str, *options: str) -> None:
+        """Define a guest, or change how it behaves."""
+        self.lab.run("vfioap-lab", "guest", name, *options)
+
+    def show(self, name: str) -> dict[str, object]:
+        shown = json.loads(self.ctl("show", name, "--json").stdout)
+        assert isinstance(shown, dict)
+        return shown
+
+    def places(self, name: str = "vault") -> tuple[str | None, list[str]]:
+        """Where a matrix is: the running guest, the definitions."""
+        row = json.loads(self.ctl("show", name, "--json").stdout)
+        return row["live"], row["config"]
+
+    def log(self) -> str:
+        return self.lab.run("cat", LOG).stdout
