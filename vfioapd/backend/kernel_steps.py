@@ -40,7 +40,11 @@ _MEANINGS = {
     (CreateMdev, errno.EUSERS): "the kernel allows no further mdev",
     (WriteMask, errno.EBUSY): "an mdev holds a queue of that adapter or domain",
     (SetOverride, errno.EINVAL): "the kernel takes no driver_override while apmask or aqmask is in use",
-    (WriteMask, errno.EINVAL): "the kernel refuses masks while a queue has a driver_override",
+    (
+        WriteMask,
+        errno.EINVAL,
+    ): "the kernel refuses masks while a queue has a driver_override, and until the next boot"
+    " after one that had has left the host",
 }
 
 

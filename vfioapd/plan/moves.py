@@ -21,6 +21,7 @@ from vfioapd.plan.steps import Axis, Bind, SetOverride, Unbind, WriteMask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from uuid import UUID
 
     from vfioapd.domain.snapshot import QueueState, Snapshot
     from vfioapd.plan.steps import BusStep
@@ -81,10 +82,11 @@ def plan_moves(snapshot: Snapshot, binding: Binding, needs: Needs) -> Moves:
     return _by_override(snapshot, needs)
 
 
-def reachable(matrix: Matrix, snapshot: Snapshot, binding: Binding) -> Matrix:
+def reachable(uuid: UUID, matrix: Matrix, snapshot: Snapshot, binding: Binding) -> Matrix:
     """What a device can be assigned now. With full masks the kernel takes only queues that are there, so
-    an adapter that lacks one waits for it; a guest would not get that adapter anyway."""
-    if binding is Binding.MASKS:
+    an adapter that lacks one waits for it; a guest would not get that adapter anyway. A device that holds
+    queues which have left goes on holding them."""
+    if binding is Binding.MASKS or snapshot.active_matrix(uuid) == matrix:
         return matrix
     lacking = {adapter for adapter, _ in (QueueSet.of_matrix(matrix) - snapshot.present).rows()}
     return Matrix(matrix.adapters - lacking, matrix.domains, matrix.control_domains)

@@ -80,7 +80,7 @@ class _Devices:
         touched = {one.uuid for one in target.touched}
         return cls(
             {mdev.uuid: mdev.matrix for mdev in snapshot.mdevs if mdev.uuid in touched},
-            {one.uuid: reachable(one.matrix, snapshot, binding) for one in target.active},
+            {one.uuid: reachable(one.uuid, one.matrix, snapshot, binding) for one in target.active},
             {mdev.uuid: mdev.matrix for mdev in snapshot.mdevs if mdev.uuid not in touched},
         )
 
