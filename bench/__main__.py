@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import hosts, machine
+from bench import hosts, machine, plan_time
 from bench.figures import Section, decode_section, goals_table
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def main() -> int:
         print("bench: root is needed, since each measurement runs in a lab", file=sys.stderr)
         return 1
     parts = [HEAD, "\n".join(f"* {name}: {value}" for name, value in machine.facts())]
-    sections = []
+    sections = [plan_time.measure()]
+    print(f"{sections[0].markdown()}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for run in _runs(Path(folder), options.rounds):
             section = _measure(run, options.idle_seconds)
@@ -78,6 +79,7 @@ def _runs(folder: Path, rounds: int) -> Iterator[Run]:
     yield Run("start_time", hosts.medium(folder), few)
     yield Run("start_time", hosts.FULL, max(2, few // 2))
     yield Run("apply_time", hosts.FULL, max(2, few // 2))
+    yield Run("guest_time", hosts.REDBOOK, few)
     yield Run("idle", hosts.REDBOOK, 1)
 
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 
-SUBJECTS = ("status_time", "queues_time", "start_time", "apply_time", "idle")
+SUBJECTS = ("status_time", "queues_time", "start_time", "apply_time", "guest_time", "idle")
 
 
 @dataclass(frozen=True, slots=True)
