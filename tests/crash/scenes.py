@@ -6,6 +6,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from doubles import ADMIN, uuid_of
+
+from vfioapd.backend.bus import read_snapshot
+from vfioapd.backend.kernel_steps import KernelSteps
+from vfioapd.domain.definition import Definition
+from vfioapd.domain.matrix import Matrix
+from vfioapd.domain.numbers import AdapterId, DomainId
+from vfioapd.plan.planner import Target, plan
+from vfioapd.plan.steps import Plug, Where
+from vfioapd.store.mdevctl import format_definition
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -50,6 +61,19 @@ def _manual(rig: Rig) -> None:
     rig.start("vault")
 
 
+def _foreign(rig: Rig) -> None:
+    """A device that somebody else made, with mdevctl's own definition, and in use by a guest."""
+    matrix = Matrix(frozenset({AdapterId(6)}), frozenset({DomainId(17)}), frozenset({DomainId(17)}))
+    device = (Definition("stranger", uuid_of("stranger"), matrix),)
+    steps = KernelSteps(rig.kernel.sysfs)
+    for step in plan(read_snapshot(rig.kernel.sysfs), Target(device, device, device)).steps:
+        steps.execute(step)
+    text = format_definition(device[0]).replace("manual", "auto")
+    (rig.places.definitions / str(uuid_of("stranger"))).write_text(text)
+    for where in Where:
+        rig.guests.execute(Plug("bastion", uuid_of("stranger"), where))
+
+
 SCENES = [
     Scene("define", lambda rig: None, lambda rig: rig.define("new", queues="01.0011", guest="bastion")),
     Scene("undefine", _manual, lambda rig: rig.undefine("vault")),
@@ -61,4 +85,5 @@ SCENES = [
     Scene("attach live", _defined, lambda rig: rig.attach("vault", "bastion", "live")),
     Scene("attach stopped", _stopped, lambda rig: rig.attach("vault", "bastion")),
     Scene("detach", _attached, lambda rig: rig.detach("vault", "bastion")),
+    Scene("adopt", _foreign, lambda rig: rig.service.adopt(ADMIN, write=True)),
 ]

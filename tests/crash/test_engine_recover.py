@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vfioapd.plan.steps import Step
 
 # Scenes that together hold every kind of step, on the kernel that most have; on others what moves queues.
-CUT = [one for one in SCENES if one.name in ("define", "undefine", "attach stopped", "detach")]
+CUT = [one for one in SCENES if one.name in ("define", "undefine", "attach stopped", "detach", "adopt")]
 CASES = [(scene, "6.12") for scene in CUT] + [(CUT[1], "6.1"), (CUT[1], "7.3")]
 
 

@@ -156,5 +156,16 @@ def test_a_reboot_and_the_daemon_bring_back_every_device_that_was_adopted(messy:
     assert {one.uuid: queues(host, one.uuid) for one in adopted} == before
 
 
+def test_a_guest_with_two_devices_of_others_stops_no_change_of_ours(new_rig: Callable[..., Rig]) -> None:
+    """libvirt lets them be defined; that guest does not start, and all others have nothing to do with it."""
+    (messy,) = (one for one in HOSTS if one.name == "a guest with two devices in its definition")
+    rig = build(messy, new_rig())
+    rig.define("vault", queues="00.000d")
+    assert pending(rig) == []
+    with pytest.raises(VfioApError) as error:
+        rig.attach("vault", "bastion")
+    assert error.value.problem is Problem.GUEST_HAS_MATRIX
+
+
 def queues(rig: Rig, uuid: str) -> str:
     return rig.kernel.sysfs.read(f"{MATRIX}/{uuid}/guest_matrix")

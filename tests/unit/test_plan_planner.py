@@ -278,3 +278,9 @@ def test_on_linux_7_3_bits_are_set_before_a_new_device_would_bar_them() -> None:
     assert {one.uuid: one.matrix for one in read_snapshot(kernel.sysfs).mdevs} == {
         one.uuid: one.matrix for one in after
     }
+
+
+def test_a_plan_that_concerns_nothing_of_ours_has_no_step() -> None:
+    """Not even for somebody's device whose queues are the host's: how that came about is his affair."""
+    device = Mdev(FOREIGN, matrix([3], [18]), frozenset(), in_use=False)
+    assert plan(Snapshot(mdevs=(device,)), Target(keep=frozenset({parse_apqn("00.000d")}))) == Plan()

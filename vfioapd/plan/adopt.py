@@ -8,6 +8,7 @@ has the device for good; then planning the new host.toml finds nothing to do. Th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vfioapd.domain.definition import Definition, Start, check_name
@@ -18,10 +19,11 @@ from vfioapd.plan.adopt_facts import Device, Facts, Finding, Proposal, Trouble, 
 from vfioapd.plan.adopt_remarks import host_remarks, is_whole, remarks
 from vfioapd.plan.planner import plan
 from vfioapd.plan.steps import describe
-from vfioapd.plan.wish import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from vfioapd.plan.wish import State
 
 
 def propose(facts: Facts) -> Proposal:
@@ -108,7 +110,7 @@ def _steps(state: State, wanted: list[Definition]) -> list[str]:
         steps = plan(state.snapshot, wish.target).steps
     except VfioApError as error:
         return [str(error)]
-    after = State(state.snapshot, wish.desired, wish.stopped)
+    after = replace(state, desired=wish.desired)
     pending = _pending(state)
     return [*map(describe, steps), *(one for one in _pending(after) if one not in pending)]
 

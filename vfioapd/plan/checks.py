@@ -162,7 +162,7 @@ def _uuid_taken(definition: Definition, mend: str) -> Refused:
     return Refused(
         Problem.UUID_TAKEN,
         f"{definition} cannot have UUID {definition.uuid}: an mdev that vfioapd did not define has it",
-        hint=f"choose another UUID, or remove that one first: {mend}",
+        hint=f"choose another UUID, take that one over (vfioapctl adopt), or remove it first: {mend}",
         owners=[f"mdev {definition.uuid}"],
     )
 
