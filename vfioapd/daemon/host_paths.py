@@ -60,8 +60,9 @@ def _paths(places: Places, *, daemon_runs: bool) -> Iterator[PathFacts]:
             yield _path(file, "", FOLDER_MODE)
     if daemon_runs:
         yield _path(places.runtime, "", FOLDER_MODE, exact=True)
-        # systemd refuses to start a socket whose service runs; in one call it orders all three.
-        mend = "systemctl restart vfioapd.socket vfioapd-ro.socket vfioapd.service"
+        # Not restart: systemd starts the daemon again before its sockets, and then refuses to start those.
+        units = "vfioapd.socket vfioapd-ro.socket vfioapd.service"
+        mend = f"systemctl stop {units} && systemctl start {units}"
         group = GROUP if has_group() else None
         yield _path(places.socket, mend, WRITABLE_MODE, exact=True, group=group)
         yield _path(places.read_only_socket, mend, READ_ONLY_MODE, exact=True)
