@@ -159,7 +159,7 @@ DEFECTS: dict[str, tuple[Change, Code, str]] = {
     "dead daemon": (
         within("daemon", runs=False),
         Code.DAEMON_DEAD,
-        "systemctl reset-failed vfioapd.service; systemctl start vfioapd.service",
+        "systemctl reset-failed vfioapd.service; systemctl restart vfioapd.service",
     ),
     "full disk": (within("daemon", state_free=4096), Code.STATE_FULL, ""),
     "read-only disk": (within("daemon", state_read_only=True), Code.STATE_FULL, ""),

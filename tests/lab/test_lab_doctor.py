@@ -137,9 +137,6 @@ PLANTS = {
     "guest-unknown": Plant(
         "virsh dumpxml bastion > /run/b.xml; virsh -q undefine bastion", "virsh -q define /run/b.xml"
     ),
-    "guest-unattached": Plant(
-        "vfioapctl xml hostdev vault | virsh detach-device bastion /dev/stdin --config"
-    ),
     "guest-device-gone": Plant(
         f'vfioap-lab guest web; echo "{hostdev(OTHER)}" | virsh attach-device web /dev/stdin --config',
         "virsh -q undefine web",
@@ -189,4 +186,14 @@ def test_a_planted_defect_is_found_alone_and_mended_by_its_command(host: Lab, co
     assert [one["code"] for one in found] == [code], found
     assert status == (6 if found[0]["severity"] == "error" else 0)
     assert mended[0].returncode == 0, mended[0].stderr
+    assert findings(host) == []
+
+
+def test_a_daemon_that_hangs_is_found_from_outside(host: Lab) -> None:
+    host.shell("kill -STOP $(cat /run/vfioapd.pid)")
+    try:
+        found = findings(host)
+    finally:
+        host.shell("kill -CONT $(cat /run/vfioapd.pid)")
+    assert [one["code"] for one in found] == ["daemon-dead"]
     assert findings(host) == []

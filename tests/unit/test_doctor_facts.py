@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -208,6 +209,26 @@ def test_without_daemon_and_root_the_daemon_is_what_is_missing(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(CallError, match="does not answer"):
         doctor_screen.examine(str(tmp_path / "none.sock"))
+
+
+def test_a_daemon_that_hangs_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(doctor_screen, "ALIVE_SECONDS", 0.1)
+    path = str(tmp_path / "hung.sock")
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(path)
+        hung.listen()
+        with pytest.raises(CallError, match="does not answer") as raised:
+            doctor_screen.examine(path)
+    assert raised.value.problem == "not-running"
+
+
+def test_a_torn_file_of_another_parent_stops_mdevctl_too(sound: Rig) -> None:
+    torn = write(sound.places.definitions.parent, f"0.0.1234/{UUID_TEXT}", "{")
+    (finding,) = (
+        one for subject in examine(sound.service).subjects for one in subject.findings if "torn" in one.code
+    )
+    assert finding.command == f"mv {torn} /root/"
 
 
 def test_modules_are_loaded_and_forbidden_by_what_the_man_pages_say(tmp_path: Path) -> None:

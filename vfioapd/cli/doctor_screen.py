@@ -2,9 +2,11 @@
 """``vfioapctl doctor``: a line for each subject, below it what was found, with the command that mends it."""
 
 from vfioapd.cli.text import BOLD, DIM, GREEN, RED, YELLOW, paint, plural
-from vfioapd.rpc.client import CallError, call
+from vfioapd.rpc.client import CallError, call, check_alive
 
 Record = dict[str, object]
+
+ALIVE_SECONDS = 5.0  # systemd may be starting the daemon for us
 
 _COLOURS = {"ok": GREEN, "warning": YELLOW, "error": RED, "unchecked": DIM}
 
@@ -12,6 +14,7 @@ _COLOURS = {"ok": GREEN, "warning": YELLOW, "error": RED, "unchecked": DIM}
 def examine(socket: str) -> object:
     """The daemon's answer; without a daemon root looks the host over with the daemon's own program."""
     try:
+        check_alive(socket, ALIVE_SECONDS)
         return call(socket, "Doctor")["doctor"]
     except CallError as error:
         found = None if error.problem != "not-running" else _without_daemon()

@@ -165,13 +165,14 @@ class _Gathering:
         program = doctor_files.find_program(self._root, "mdevctl")
         failure = host_programs.complaint_of(program) if program else None
         found = read_folder(self._places.definitions)
+        torn = [*found.torn, *doctor_files.torn_elsewhere(self._places.definitions)]
         return doctor_facts.MdevctlFacts(
             folder=str(self._places.definitions),
             installed=program is not None,
             failure=failure,
             missing_folders=doctor_files.missing_script_folders(self._root, failure or ""),
             definitions=found.definitions,
-            torn=tuple((str(one.path), one.reason) for one in found.torn if one.stops_mdevctl),
+            torn=tuple((str(one.path), one.reason) for one in torn if one.stops_mdevctl),
             bad_values=tuple((str(one.path), one.reason) for one in found.torn if not one.stops_mdevctl),
             strays=doctor_files.strays(self._places.definitions),
             edited=self._service.changes.edited_definitions(desired),

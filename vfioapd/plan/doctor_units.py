@@ -22,7 +22,7 @@ def daemon(facts: HostFacts) -> Iterator[Finding]:
     """First of all, as everything else depends on it."""
     if facts.daemon.runs:
         return
-    start = f"systemctl reset-failed {SERVICE}; systemctl start {SERVICE}"
+    start = f"systemctl reset-failed {SERVICE}; systemctl restart {SERVICE}"  # it may be there and hang
     yield Finding(
         Code.DAEMON_DEAD,
         "vfioapd does not answer",

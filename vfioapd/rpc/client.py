@@ -30,6 +30,20 @@ def call(path: str, method: str, **parameters: object) -> dict[str, object]:
     return _checked(_parse(_exchange(path, request)))
 
 
+def check_alive(path: str, seconds: float) -> None:
+    """Raise CallError unless the daemon says anything within this time; a living one does so at once."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(seconds)
+        _connect(sock, path)
+        try:
+            sock.sendall(b'{"method": "org.varlink.service.GetInfo"}\0')
+            _receive(sock)
+        except OSError as error:
+            raise CallError(
+                "not-running", f"vfioapd does not answer on {path}", "systemctl restart vfioapd"
+            ) from error
+
+
 def stream(path: str, method: str) -> Iterator[dict[str, object]]:
     """Call one method that answers again and again; each answer as it comes. Ends when the daemon does,
     with CallError."""

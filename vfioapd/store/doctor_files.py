@@ -18,10 +18,13 @@ from vfioapd.store.boot_masks import (
     config_files,
     read_boot_masks,
 )
+from vfioapd.store.mdevctl import read_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from vfioapd.store.mdevctl import TornDefinition
 
 LOAD_FOLDERS = tuple(
     f"{top}/modules-load.d"
@@ -60,6 +63,14 @@ def strays(folder: Path) -> tuple[str, ...]:
     """Files in mdevctl's folder that are no definitions by their names."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return tuple(str(path) for path in found if not _is_uuid(path.name))
+
+
+def torn_elsewhere(folder: Path) -> Iterator[TornDefinition]:
+    """Files of other parent devices that cannot be read: one of them stops mdevctl for all parents."""
+    others = sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []
+    for other in others:
+        if other != folder and other.is_dir() and other.name != "scripts.d":
+            yield from read_folder(other).torn
 
 
 def missing_script_folders(root: Path, complaint: str) -> tuple[str, ...]:
