@@ -207,6 +207,15 @@ def test_without_libvirt_nothing_that_was_found_before_is_called_mended(given: R
     assert problem(given) == ""
 
 
+def test_guests_read_before_another_change_are_not_plugged_twice(given: Rig) -> None:
+    given.detach("vault", "bastion", "live")
+    before = given.guests.read()
+    given.attach("vault", "bastion", "live")
+    assert Drift(given.service).look(None, GuestNews({"bastion"}), before) is None
+    assert given.service.failures == {}
+    assert has_it(given)
+
+
 def test_a_guest_that_somebody_empties_again_and_again_is_given_up_but_not_when_it_starts(rig: Rig) -> None:
     rig.restore()
     rig.guests.add("bastion")

@@ -209,10 +209,12 @@ class Drift:
         definition = state.desired.find(name)
         if definition is None or definition not in wishes.should_run(state):
             return []
-        if name in self._of_guests:
-            wish = wishes.keep_guest(state, definition)
-        else:
-            wish = wishes.restore(state, [definition])
+        if name not in self._of_guests:
+            return self._service.changes.make(wishes.restore(state, [definition]), state, None).steps
+        wish = wishes.keep_guest(state, definition)
+        # The guests were read before this thread was free: what it did meanwhile may have plugged it in.
+        plugs = tuple(plug for plug in wish.target.plugs if not self._service.host.holds(plug))
+        wish = replace(wish, target=replace(wish.target, plugs=plugs))
         return self._service.changes.make(wish, state, None).steps
 
     def _give_up(self, name: str) -> None:

@@ -18,8 +18,10 @@ from pathlib import Path
 from vfioapd.lab.text import BOLD, CYAN, DIM, GREEN, RED, YELLOW, paint
 
 DAEMON_LOG = Path("/run/vfioapd.log")
+HOSTDEV = Path("/run/hostdev.xml")
 DAEMON_SECONDS = 10.0
 NODEDEV_SECONDS = 5.0  # libvirt takes up a new definition within about 0.6 s
+DRIFT_SECONDS = 10.0
 
 DOMAIN_13 = "000d000d-000d-000d-000d-000d000d000d"
 DOMAIN_17 = "00110011-0011-0011-0011-001100110011"
@@ -200,6 +202,25 @@ def rebooted(stage: Stage) -> None:
     stage.lszcrypt("01.0011 in use", "03.0011 in use", "05.000d assigned")
 
 
+def others_hands(stage: Stage) -> None:
+    """What other tools did is seen, explained, and mended by the command that the explanation names."""
+    stage.chapter(
+        "Somebody else's hands",
+        "virsh takes the device from the guest, mdevctl removes another one. vfioapd sees both at once,",
+        "says why a guest or a matrix is not as it should be, and names the command that mends it.",
+    )
+    HOSTDEV.write_text(stage.ask("vfioapctl xml hostdev accel"))
+    stage.run(f"virsh detach-device bastion {HOSTDEV} --live")
+    stage.run(f"mdevctl stop -u {DOMAIN_17}")
+    stage.wait_for("vfioapctl status", "its device is gone", DRIFT_SECONDS)
+    stage.run("vfioapctl status", "guest bastion does not have it (live)", "its device is gone")
+    stage.run("vfioapctl why bastion", "mend it with: vfioapctl attach accel bastion")
+    stage.run("vfioapctl attach accel bastion", "(live)")
+    stage.run("vfioapctl why seventeen", "mend it with: vfioapctl start seventeen")
+    stage.run("vfioapctl start seventeen", "create mdev")
+    stage.lszcrypt("01.0011 in use", "05.0011 assigned")
+
+
 def refused(stage: Stage) -> None:
     """Scenario S4: six of twelve queues are taken."""
     stage.chapter(
@@ -221,7 +242,7 @@ def main() -> int:
     """Play all chapters; exit status 1 at the first thing that is not as told."""
     started = time.monotonic()
     stage = Stage()
-    chapters = (empty_host, two_matrices, live_attach, node_devices, killed, rebooted, refused)
+    chapters = (empty_host, two_matrices, live_attach, node_devices, killed, rebooted, others_hands, refused)
     try:
         for chapter in chapters:
             chapter(stage)
@@ -239,6 +260,7 @@ SUMMARY = """\
      host masks, made the device, wrote the definition that mdevctl and libvirt show, plugged it in.
    * The guest kept its device when it was restarted, when the daemon was killed with -9, and when the
      host rebooted: host.toml is the one truth, and the host was brought back to it.
+   * What other tools took away was seen, explained, and given back by the command that was named.
    * What cannot be is refused in one sentence with the owners and the way out, and changes nothing.
    The bus was emulated; libvirt, virsh, mdevctl, udevd and QEMU were the real programs.
    Go on: 'make lab' gives you a shell on this host."""
