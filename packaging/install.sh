@@ -53,7 +53,7 @@ for template in xml-templates/*.xml; do put 0644 "$template" /usr/share/vfioapd/
 put 0644 etc/host.toml /etc/vfioapd
 hook=etc/libvirt/hooks/qemu.d/vfioapd
 put 0755 $hook /etc/libvirt/hooks/qemu.d
-put 0644 $hook /usr/share/vfioapd/hooks # what vfioapctl doctor compares it with, and has it mended from
+put 0755 $hook /usr/share/vfioapd/hooks # what vfioapctl doctor compares it with, and has it mended from
 
 for unit in units/*.service units/*.socket units/*.target; do put 0644 "$unit" "$UNITDIR"; done
 for kind in modules-load.d sysusers.d tmpfiles.d; do put 0644 units/$kind/vfioapd.conf /usr/lib/$kind; done

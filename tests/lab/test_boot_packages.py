@@ -24,6 +24,12 @@ find /etc /usr /var -xdev -name '*vfioapd*'
 ls -d /run/vfioapd 2> /dev/null || true
 """
 
+# libvirt's unit reloads by the kill of procps, which the smallest of systems lacks.
+KILL = """
+test -x /bin/kill || printf '#!/bin/sh\\nkill "$@"\\n' > /usr/bin/kill
+chmod 755 /usr/bin/kill
+"""
+
 
 @pytest.fixture(scope="module", params=SYSTEMS)
 def host(request: pytest.FixtureRequest) -> Iterator[BootedLab]:
@@ -68,6 +74,22 @@ def test_libvirt_has_seen_the_hook(host: BootedLab) -> None:
     assert state(host) == "in-use"
 
 
+def test_doctor_finds_the_host_in_order(host: BootedLab) -> None:
+    answer = json.loads(host.run("vfioapctl", "doctor", "--json").stdout)
+    assert {one["state"] for one in answer["subjects"]} == {"ok"}, answer
+
+
+def test_a_lost_hook_is_mended_from_the_copy_that_the_package_brings(host: BootedLab) -> None:
+    host.shell(KILL)
+    host.shell("rm /etc/libvirt/hooks/qemu.d/vfioapd")
+    lost = json.loads(host.run("vfioapctl", "doctor", "--json", check=False).stdout)
+    (finding,) = (one for subject in lost["subjects"] for one in subject["findings"])
+    assert finding["code"] == "hook-missing"
+    assert "/usr/share/vfioapd/hooks/vfioapd" in finding["command"]
+    host.run("bash", "-c", finding["command"])
+    assert json.loads(host.run("vfioapctl", "doctor", "--json").stdout)["healthy"]
+
+
 def test_an_upgrade_takes_nothing_from_a_running_guest(host: BootedLab) -> None:
     queues = ("cat", f"/sys/devices/vfio_ap/matrix/{UUID}/guest_matrix")
     before = host.run(*queues).stdout, host.value("vfioapd.service", "InvocationID")
@@ -77,6 +99,7 @@ def test_an_upgrade_takes_nothing_from_a_running_guest(host: BootedLab) -> None:
     assert host.value("vfioapd.service", "InvocationID") != before[1]
     assert host.value("libvirtd.service", "InvocationID") == libvirtd
     assert (state(host), host.value("vfioapd-ready.target", "ActiveState")) == ("in-use", "active")
+    host.run("vfioapctl", "doctor")
 
 
 def test_it_boots_with_its_queues(host: BootedLab) -> None:

@@ -289,6 +289,8 @@ def test_a_unit_is_read_as_systemctl_prints_it() -> None:
     assert (unit.load, unit.file, unit.active, unit.stale) == ("loaded", "enabled", "active", True)
     assert unit.after == {"vfioapd.service", "basic.target"}
     assert abs(unit.changed - time.time()) < 5
+    uptime = time.monotonic()
+    assert parse_unit(f"{block}\nReloadResult=exit-code").changed < time.time() - uptime + 5
 
 
 def test_the_start_of_a_process_is_known() -> None:

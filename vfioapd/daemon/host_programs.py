@@ -25,6 +25,7 @@ PROPERTIES = (
     "NeedDaemonReload",
     "After",
     "StateChangeTimestampMonotonic",
+    "ReloadResult",
 )
 # Programs that remove mediated devices which are not in a list of theirs, by /proc/PID/comm.
 SWEEPERS = {"virt-handler": "KubeVirt's virt-handler"}
@@ -44,13 +45,16 @@ def read_units(root: Path, names: Sequence[str]) -> dict[str, UnitFacts] | None:
 def parse_unit(block: str) -> UnitFacts:
     """One unit's properties, as systemctl show prints them."""
     values = dict(line.partition("=")[::2] for line in block.splitlines())
+    # A reload that failed has changed the state, too; then only the start of the process is certain.
+    failed = values.get("ReloadResult", "success") != "success"
+    moment = 0 if failed else int(values["StateChangeTimestampMonotonic"] or 0)
     return UnitFacts(
         load=values["LoadState"],
         file=values["UnitFileState"],
         active=values["ActiveState"],
         stale=values["NeedDaemonReload"] == "yes",
         after=frozenset(values["After"].split()),
-        changed=_epoch(int(values["StateChangeTimestampMonotonic"] or 0) / 1e6, time.CLOCK_MONOTONIC),
+        changed=_epoch(moment / 1e6, time.CLOCK_MONOTONIC),
     )
 
 

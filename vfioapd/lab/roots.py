@@ -27,6 +27,7 @@ PACKAGES = (
     "libvirt-daemon-system",
     "man-db",
     "mdevctl",
+    "procps",  # libvirt's units reload by its kill
     "python3-libvirt",
     "python3-lxml",
     "python3-pyudev",
