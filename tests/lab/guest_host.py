@@ -1,13 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lab with the daemon in it, for tests of what guests, libvirt and the daemon do to each other."""
+"""A host with the daemon in it, for tests of what guests, libvirt and the daemon do to each other: a lab
+with this machine's libvirt, or a booted Debian 13 with its own libvirt, the package and the hook."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+from boots import boot
+
+from vfioapd.lab.harness import running_lab
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vfioapd.lab.harness import Lab, Result
+
+HOST = "rdbkvm4"
+LAB = "lab"
+SYSTEMS = [pytest.param(LAB, id="lab"), pytest.param("debian13", id="debian13", marks=pytest.mark.boot)]
 
 LOG = "/run/vfioapd.log"
 START_DAEMON = f"""
@@ -57,3 +70,38 @@ class GuestHost:
 
     def log(self) -> str:
         return self.lab.run("cat", LOG).stdout
+
+
+class BootedGuestHost(GuestHost):
+    """systemd starts the daemon, and starts it again when it was killed."""
+
+    def start_daemon(self) -> None:
+        self.lab.shell(
+            "for _ in $(seq 400); do vfioapctl status >/dev/null 2>&1 && exit 0; sleep 0.05; done; exit 1"
+        )
+
+    def kill_daemon(self) -> None:
+        self.lab.shell(
+            "p=$(systemctl show --value -p MainPID vfioapd); kill -9 $p\n"
+            "while [ -d /proc/$p ]; do sleep 0.01; done\n"
+            "systemctl reset-failed vfioapd"  # it is not the number of kills that is tried
+        )
+
+    def libvirtd(self, what: str) -> None:
+        self.lab.run("systemctl", what, "libvirtd")
+
+    def log(self) -> str:
+        return self.lab.run("journalctl", "--boot", "--output=cat", "--unit=vfioapd").stdout
+
+
+@contextlib.contextmanager
+def guest_host(system: str) -> Iterator[GuestHost]:
+    """One of SYSTEMS, with the daemon running."""
+    if system == LAB:
+        with running_lab(HOST) as lab:
+            host = GuestHost(lab)
+            host.start_daemon()
+            yield host
+    else:
+        with boot(HOST, system) as booted:
+            yield BootedGuestHost(booted)

@@ -6,21 +6,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from guest_host import GuestHost
-
-from vfioapd.lab.harness import running_lab
+from guest_host import SYSTEMS, guest_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from guest_host import GuestHost
+
 BOTH = ("bastion", ["bastion"])
 
 
-@pytest.fixture(scope="module")
-def lab_host() -> Iterator[GuestHost]:
-    with running_lab("rdbkvm4") as lab:
-        host = GuestHost(lab)
-        host.start_daemon()
+@pytest.fixture(scope="module", params=SYSTEMS)
+def lab_host(request: pytest.FixtureRequest) -> Iterator[GuestHost]:
+    with guest_host(request.param) as host:
         yield host
 
 

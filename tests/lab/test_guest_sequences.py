@@ -14,12 +14,12 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from guest_host import GuestHost
-
-from vfioapd.lab.harness import running_lab
+from guest_host import SYSTEMS, guest_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from guest_host import GuestHost
 
 QUEUES = {"00.000d", "02.000d"}
 DEVICES = "/sys/bus/mdev/devices"
@@ -65,11 +65,9 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def lab_host() -> Iterator[GuestHost]:
-    with running_lab("rdbkvm4") as lab:
-        host = GuestHost(lab)
-        host.start_daemon()
+@pytest.fixture(scope="module", params=SYSTEMS)
+def lab_host(request: pytest.FixtureRequest) -> Iterator[GuestHost]:
+    with guest_host(request.param) as host:
         host.ctl("define", "vault", "--queues", ",".join(QUEUES), "--uuid", UUID)
         for name in ("bastion", "fortress"):
             host.guest(name, "--start")
