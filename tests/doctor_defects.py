@@ -278,6 +278,11 @@ DEFECTS: dict[str, tuple[Change, Code, str]] = {
     ),
     "edited host.toml": (within("host_file", edited=True), Code.HOST_FILE_EDITED, "vfioapctl apply"),
     "waiting change": (within("host_file", waiting=True), Code.CHANGE_UNCONFIRMED, "vfioapctl confirm"),
+    "host that could not be restored": (
+        with_(matrices=MatrixFacts(not_restored="the lock is held")),
+        Code.RESTORE_FAILED,
+        "systemctl restart vfioapd.service",
+    ),
     "broken matrix": (
         with_(matrices=MatrixFacts(BROKEN)),
         Code.MATRIX_BROKEN,

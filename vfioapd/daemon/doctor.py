@@ -158,6 +158,7 @@ class _Gathering:
             broken,
             removed=service.removals.counts(),
             suspects=service.removals.suspects(),
+            not_restored=service.failures.get(""),
             sweepers=host_programs.running_sweepers(self._root / "proc"),
         )
 

@@ -55,7 +55,7 @@ def _paths(places: Places, *, daemon_runs: bool) -> Iterator[PathFacts]:
     folders = (places.host_file.parent, places.definitions.parent, places.definitions, places.state)
     for folder in folders:
         yield _path(folder, f"install -d -m 755 {folder}", FOLDER_MODE)
-    for file in (places.host_file, places.hook):
+    for file in (places.host_file, places.hook.parent, places.hook):
         if file.exists():
             yield _path(file, "", FOLDER_MODE)
     if daemon_runs:

@@ -75,6 +75,7 @@ class MatrixFacts:
     broken: Mapping[str, Broken] = field(default_factory=dict)
     removed: Mapping[str, int] = field(default_factory=dict)  # matrix: how often others removed its device
     suspects: Mapping[str, str] = field(default_factory=dict)  # matrix: who held the lock then
+    not_restored: str | None = None  # why the daemon's start left the whole host as it was
     sweepers: tuple[str, ...] = ()  # programs that run here and remove devices they do not know
 
 

@@ -56,6 +56,7 @@ class Code(StrEnum):
     HOST_FILE_BAD = "host-file-bad"
     HOST_FILE_EDITED = "host-file-edited"
     CHANGE_UNCONFIRMED = "change-unconfirmed"
+    RESTORE_FAILED = "restore-failed"
     MATRIX_BROKEN = "matrix-broken"
     MATRIX_SWEPT = "matrix-swept"
     SWEEPER_RUNS = "sweeper-runs"

@@ -50,7 +50,7 @@ def two_masters(facts: HostFacts) -> Iterator[Finding]:
 
 def too_wide(facts: HostFacts) -> Iterator[Finding]:
     """Queues that they take from the host and that nobody wants."""
-    if facts.snapshot is None:
+    if facts.snapshot is None or _by_override(facts):
         return
     wanted = QueueSet.of_matrices(one.matrix for one in facts.desired.definitions)
     wanted |= QueueSet.of_matrices(one.matrix for one in facts.mdevctl.definitions.values())
@@ -74,13 +74,13 @@ def too_wide(facts: HostFacts) -> Iterator[Finding]:
 
 def blocking(facts: HostFacts) -> Iterator[Finding]:
     """Linux 7.3 knows masks or driver_override, never both (ap_bus.c:driver_override_store)."""
-    if facts.desired.binding is not Binding.DRIVER_OVERRIDE:
+    if not _by_override(facts):
         return
     for place in facts.boot.masks:
         if place.over(ALL_HOST) != ALL_HOST and not place.faults:
             yield Finding(
                 Code.BOOT_MASKS_BLOCK,
-                f'{_who(place)} sets masks at boot, while host.toml has binding = "driver_override"',
+                f"{_who(place)} sets masks at boot, while queues are taken from the host by driver_override",
                 "the kernel refuses driver_override as long as a mask is not full: no matrix starts",
                 _command(facts, place),
                 _advice(place),
@@ -125,13 +125,19 @@ def _quarrels(facts: HostFacts, place: BootMasks) -> Iterator[str]:
     keep = QueueSet.of(facts.desired.keep) - QueueSet.owned_by_host(masks)
     if keep:
         yield f"takes {_named(keep)} from the host, which [host] keep leaves to it"
-    if place.setter not in _ACTS_LATE or facts.desired.binding is Binding.DRIVER_OVERRIDE:
+    if place.setter not in _ACTS_LATE or _by_override(facts):
         return
     returned = _returned(facts, place)
     for definition in facts.desired.definitions:
         back = QueueSet.of_matrix(definition.matrix) & returned
         if definition.start is Start.AUTO and back:
             yield f"gives {_named(back)} of {definition} to the host"
+
+
+def _by_override(facts: HostFacts) -> bool:
+    """Because the admin wants it, or because it is so."""
+    is_so = facts.snapshot is not None and bool(facts.snapshot.overridden)
+    return is_so or facts.desired.binding is Binding.DRIVER_OVERRIDE
 
 
 def _returned(facts: HostFacts, place: BootMasks) -> QueueSet:

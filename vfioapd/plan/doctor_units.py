@@ -60,6 +60,14 @@ def lock(facts: HostFacts) -> Iterator[Finding]:
 def matrices(facts: HostFacts) -> Iterator[Finding]:
     """What should run and does not; a device that others removed is told with their names."""
     found, swept = facts.matrices, _swept_names(facts)
+    if found.not_restored is not None:
+        yield Finding(
+            Code.RESTORE_FAILED,
+            f"vfioapd could not restore the host when it started: {found.not_restored}",
+            "matrices may be missing, and what is there may not be as defined",
+            f"systemctl restart {SERVICE}" if facts.units is not None else "",
+            "" if facts.units is not None else "mend the cause, then start vfioapd again",
+        )
     for name in sorted({*found.broken, *swept}):
         if name in swept:
             yield _swept(facts, name)
