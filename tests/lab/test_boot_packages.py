@@ -40,9 +40,9 @@ def host(request: pytest.FixtureRequest) -> Iterator[BootedLab]:
         yield lab
 
 
-def state(lab: BootedLab) -> str:
-    (found,) = json.loads(lab.run("vfioapctl", "status", "--json").stdout)["matrices"]
-    return str(found["state"])
+def state(lab: BootedLab, name: str = "bastion") -> str:
+    rows = json.loads(lab.run("vfioapctl", "status", "--json").stdout)["matrices"]
+    return str(next(row for row in rows if row["name"] == name)["state"])
 
 
 def test_everything_is_the_packages_own(host: BootedLab) -> None:
@@ -100,6 +100,31 @@ def test_an_upgrade_takes_nothing_from_a_running_guest(host: BootedLab) -> None:
     assert host.value("libvirtd.service", "InvocationID") == libvirtd
     assert (state(host), host.value("vfioapd-ready.target", "ActiveState")) == ("in-use", "active")
     host.run("vfioapctl", "doctor")
+
+
+def test_guests_start_and_end_as_ever_while_it_is_upgraded(host: BootedLab) -> None:
+    """The hook meets a daemon that is there, ending, gone or starting; no start fails for that."""
+    host.run("vfioap-lab", "guest", "aw1")
+    host.run("vfioapctl", "define", "aw1", "--queues", "02.0011", "--guest", "aw1")
+    counted = host.shell(WHILE_UPGRADED.format(install=INSTALL), timeout=150).stdout.split()
+    assert int(counted[-2]) >= 5, "starts during the upgrade"
+    assert counted[-1] == "0", "of them failed"
+    assert state(host, "bastion") == "in-use"
+    host.run("vfioapctl", "undefine", "aw1", "--disrupt")
+    host.run("virsh", "-q", "undefine", "aw1")
+
+
+WHILE_UPGRADED = """
+{install} > /root/upgrade.log 2>&1 & upgrade=$!
+starts=0 failed=0
+while kill -0 $upgrade 2> /dev/null || [ $starts -lt 5 ]; do
+  starts=$((starts + 1))
+  virsh -q start aw1 --paused || failed=$((failed + 1))
+  virsh -q destroy aw1 || failed=$((failed + 1))
+done
+wait $upgrade
+echo $starts $failed
+"""
 
 
 def test_it_boots_with_its_queues(host: BootedLab) -> None:

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from vfioapd.daemon import arrival, main
 from vfioapd.daemon.drift import Drift
 from vfioapd.daemon.outcomes import Message
@@ -16,7 +18,6 @@ from vfioapd.daemon.restoring import RESTORE_AGAIN, restore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
     from doubles import Rig
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +202,26 @@ def test_with_host_toml_and_its_newest_revision_damaged_an_older_one_is_in_force
     restore(rig.service, Events())
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
     assert rig.service.is_degraded()
+
+
+@pytest.mark.parametrize("left", [0, 20, None], ids=["empty", "cut in its first comment", "gone"])
+def test_a_host_toml_that_was_cut_off_or_is_gone_is_not_taken_for_an_empty_one(
+    rig: Rig, left: int | None
+) -> None:
+    booted(rig)
+    rig.places.host_file.write_text(("# what guests get\n" * 3)[:left])
+    if left is None:
+        rig.places.host_file.unlink()
+    restore(rig.service, Events())
+    assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
+    assert rig.service.is_degraded()
+
+
+def test_a_host_toml_that_says_that_there_is_no_matrix_is_obeyed(rig: Rig) -> None:
+    booted(rig)
+    rig.places.host_file.write_text("version = 1\n")
+    restore(rig.service, Events())
+    assert rig.service.status().matrices == []
 
 
 def test_the_daemon_gives_the_boot_free_before_systemd_kills_it() -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ NSPAWN = (
     "--private-network",
     "--notify-ready=yes",
     "--link-journal=no",
-    "--console=passive",
+    "--console=read-only",  # read, since systemd waits for a console that nobody reads
     "--bind=/dev/fuse",
     "--capability=all",
     "--drop-capability=CAP_SYS_MODULE",
@@ -122,19 +122,18 @@ class _Container:
         self._binds = list(_binds(base))
         self._cgroups = cgroups
         self._log = TOP / "console.log"
-        self._news = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._news.bind(str(TOP / "notify.sock"))
+        self._boots = 0
 
     def power_on(self) -> None:
         """Start; returns at once."""
-        self._leader = 0
-        self._forget_news()
+        self._boots += 1
+        self._news = _News(TOP / f"notify{self._boots}.sock")
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
                 [*NSPAWN, f"--directory={self._root}", *self._binds, *INIT],
                 env={
                     **os.environ,
-                    "NOTIFY_SOCKET": str(TOP / "notify.sock"),
+                    "NOTIFY_SOCKET": str(self._news.path),
                     "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1",
                 },
                 stdin=subprocess.DEVNULL,
@@ -147,14 +146,13 @@ class _Container:
     def wait_booted(self) -> None:
         """Until systemd inside has nothing left to start. LabError when that takes too long."""
         deadline = time.monotonic() + BOOT_SECONDS
-        while not self._hear(deadline - time.monotonic()):
+        while not self._news.booted.wait(0.5):
             if self._nspawn.poll() is not None or time.monotonic() > deadline:
-                lines = self._log.read_text(errors="replace").splitlines()[-15:]
-                raise LabError("\n  ".join(["the container did not boot; its last words:", *lines]))
+                raise self._failure("did not boot")
 
     def run(self, command: Sequence[str]) -> int:
         """Run a command inside; its status."""
-        enter = [sys.executable, "-m", "vfioapd.lab.main", "enter", "--lab", str(self._leader), "--"]
+        enter = [sys.executable, "-m", "vfioapd.lab.main", "enter", "--lab", str(self._news.leader), "--"]
         python_path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
         done = subprocess.run([*enter, *command], env={**os.environ, "PYTHONPATH": python_path}, check=False)
         return namespaces.exit_status(done.returncode)
@@ -166,7 +164,7 @@ class _Container:
         name, exiting, until all processes inside are gone and after that until it is waited for.
         """
         try:
-            name, _, rest = Path(f"/proc/{self._leader}/stat").read_text().rpartition(")")
+            name, _, rest = Path(f"/proc/{self._news.leader}/stat").read_text().rpartition(")")
         except OSError:
             return True
         flags = int(rest.split()[6])  # proc_pid_stat(5): (9) flags, where (3) comes first here
@@ -175,26 +173,44 @@ class _Container:
     def reboots(self) -> bool:
         """Wait for the end of the system; True when it is to be started again."""
         try:
-            return self._nspawn.wait(STOP_SECONDS) == REBOOT
+            is_reboot = self._nspawn.wait(STOP_SECONDS) == REBOOT
+            self._news.close()
+            return is_reboot
         except subprocess.TimeoutExpired as error:
-            raise LabError(f"the container has not ended within {STOP_SECONDS:g} s") from error
+            raise self._failure(f"has not ended within {STOP_SECONDS:g} s") from error
 
-    def _forget_news(self) -> None:
-        """Of the system before: systemd 253 and newer say READY=1 after each reload, too."""
-        with contextlib.suppress(BlockingIOError):
-            while self._news.recv(4096, socket.MSG_DONTWAIT):
-                pass
+    def _failure(self, what: str) -> LabError:
+        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()][-15:]
+        return LabError("\n  ".join([f"the container {what}; its last words:", *lines]))
 
-    def _hear(self, seconds: float) -> bool:
-        """One message of systemd-nspawn; True when it says that the system is up."""
-        if not select.select([self._news], [], [], max(0.0, min(seconds, 1.0)))[0]:
-            return False
-        words = self._news.recv(4096).decode(errors="replace").splitlines()
-        for word in words:
-            name, _, value = word.partition("=")
-            if name == "X_NSPAWN_LEADER_PID":
-                self._leader = int(value)
-        return "READY=1" in words
+
+class _News:
+    """What systemd-nspawn says of one boot. It is always listened to: a full socket would stop nspawn, and
+    with it the console, and systemd 253 and newer say something at each reload."""
+
+    def __init__(self, path: Path) -> None:
+        self.leader = 0  # PID of the system's first process
+        self.booted = threading.Event()
+        self.path = path
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._socket.sendto(b"", str(self.path))
+
+    def _listen(self) -> None:
+        while message := self._socket.recv(4096):
+            words = message.decode(errors="replace").splitlines()
+            for word in words:
+                name, _, value = word.partition("=")
+                if name == "X_NSPAWN_LEADER_PID":
+                    self.leader = int(value)
+            if "READY=1" in words:
+                self.booted.set()
+        self._socket.close()
 
 
 class _CgroupFolders:

@@ -65,6 +65,9 @@ REMOVED = (
 ENABLED = ("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirt-guests.service")
 OURS = ("vfioapd.service", "vfioapd.socket", "vfioapd-ro.socket", "vfioapd-ready.target")
 
+# Test guests have no system that could shut down; the usual 300 s would be waited for in vain.
+GUESTS_CONF = "SHUTDOWN_TIMEOUT=3\n"
+
 KERNEL_UNIT = """\
 [Unit]
 Description=Emulated AP bus (stands in for the kernel)
@@ -109,6 +112,7 @@ def build(top: Path, host_file: Path, packages: Sequence[Path], base: Path | Non
         (root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
     (root / "etc/libvirt/libvirtd.conf").write_text(LIBVIRTD_CONF)
     (root / "etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+    (root / "etc/default/libvirt-guests").write_text(GUESTS_CONF)
     for name in REMOVED:
         (root / name).unlink(missing_ok=True)
     _write_units(root, host_file, python="/usr/bin/python3" if base else sys.executable)

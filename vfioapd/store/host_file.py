@@ -81,6 +81,11 @@ def parse(text: str, file: str) -> Desired:
     return desired
 
 
+def says_nothing(text: str) -> bool:
+    """Whether there is no key in it, as in a file that was cut off in its first comment, or is empty."""
+    return not load(text, HOST_FILE)
+
+
 def _check_utf8(text: str, file: str) -> None:
     try:
         text.encode()
