@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 from vfioapd.lab.harness import running_lab
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vfioapd.lab.harness import Lab
 
@@ -197,3 +198,37 @@ def test_a_daemon_that_hangs_is_found_from_outside(host: Lab) -> None:
         host.shell("kill -CONT $(cat /run/vfioapd.pid)")
     assert [one["code"] for one in found] == ["daemon-dead"]
     assert findings(host) == []
+
+
+# As KubeVirt's virt-handler does it with devices of types that are not in its list.
+SWEEP = """
+cp /bin/bash /run/virt-handler
+cat > /run/sweep <<'END'
+while sleep 0.1; do
+    for device in /sys/bus/mdev/devices/*/remove; do [ -e "$device" ] && echo 1 > "$device"; done
+done
+END
+setsid /run/virt-handler /run/sweep >/dev/null 2>&1 & echo $! > /run/h.pid
+"""
+
+
+def test_a_program_that_sweeps_devices_away_is_named_with_the_setting_that_stops_it(
+    wait_until: Callable[..., None],
+) -> None:
+    with running_lab("rdbkvm4") as lab:
+        lab.shell(SETUP)
+        lab.shell(SWEEP)
+        wait_until(lambda: "matrix-swept" in {one["code"] for one in findings(lab)}, "the loss is noticed")
+        (once,) = findings(lab)
+        lab.shell(once["command"])
+        wait_until(lambda: "2 times" in findings(lab)[0]["sentence"], "the next loss is noticed")
+        (twice,) = findings(lab)
+        lab.shell("kill $(cat /run/h.pid)")
+        lab.shell(twice["command"])
+        (after,) = findings(lab)
+        status = json.loads(lab.run("vfioapctl", "show", "vault", "--json").stdout)
+    pattern = r"matrix vault was removed 2 times by another program .*KubeVirt's virt-handler \(PID \d+\)"
+    assert re.search(pattern, twice["sentence"])
+    assert "mediatedDevicesConfiguration.enabled: false" in twice["advice"]
+    assert (after["code"], after["command"]) == ("matrix-swept", None)
+    assert status["state"] == "started"

@@ -62,7 +62,10 @@ def test_a_rule_is_told_with_the_queues_and_both_masters() -> None:
 
 def test_kubevirt_is_named_with_its_setting() -> None:
     (finding,) = found(DEFECTS["matrix swept and mended, again and again"][0](healthy()))
-    assert "3 times by another program; KubeVirt's virt-handler (PID 3) runs here" in finding.sentence
+    assert (
+        "3 times by another program within the last hour; KubeVirt's virt-handler (PID 3) runs here"
+        in finding.sentence
+    )
     assert "mediatedDevicesConfiguration" in finding.advice
 
 

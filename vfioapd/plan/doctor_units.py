@@ -167,7 +167,7 @@ def _swept(facts: HostFacts, name: str) -> Finding:
     is_gone = name in facts.matrices.broken
     return Finding(
         Code.MATRIX_SWEPT,
-        f"the device of matrix {name} was removed {often} by another program{by}",
+        f"the device of matrix {name} was removed {often} by another program within the last hour{by}",
         "its guest does not start" if is_gone else "it will be gone again, and its guest does not start then",
         f"vfioapctl start {name}" if is_gone else "",
         _restrain(facts),
