@@ -89,7 +89,9 @@ class BootedGuestHost(GuestHost):
 
     def libvirtd(self, what: str) -> None:
         # Its limit of starts is not what is tried.
-        self.lab.shell(f"systemctl reset-failed libvirtd.service libvirtd.socket; systemctl {what} libvirtd", timeout=200)
+        self.lab.shell(
+            f"systemctl reset-failed libvirtd.service libvirtd.socket; systemctl {what} libvirtd", timeout=200
+        )
 
     def log(self) -> str:
         return self.lab.run("journalctl", "--boot", "--output=cat", "--unit=vfioapd").stdout

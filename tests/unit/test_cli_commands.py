@@ -80,6 +80,8 @@ def test_every_verb_works_and_says_what_was_done(rig: Rig, cli: Callable[..., Re
         (("attach", "vault", "bastion"), "attach"),
         (("detach", "vault", "bastion", "--live"), "(live)"),
         (("detach", "vault", "bastion", "--config"), "(config)"),
+        (("edit", "vault", "--domains", "13,17"), "02.0011"),
+        (("edit", "vault", "--queues", "00.000d,02.000d"), "set matrix"),
         (("stop", "vault"), "remove mdev"),
         (("start", "vault"), "set matrix"),
         (("plan",), "nothing to do"),
@@ -99,7 +101,7 @@ def test_every_verb_works_and_says_what_was_done(rig: Rig, cli: Callable[..., Re
 
 
 def test_every_verb_that_changes_something_is_tried_here() -> None:
-    tried = {"define", "undefine", "start", "stop", "attach", "detach", "apply", "restore", "confirm"}
+    tried = {"define", "edit", "undefine", "start", "stop", "attach", "detach", "apply", "restore", "confirm"}
     assert set(main.VERBS) - set(main.READS) == tried
 
 

@@ -31,6 +31,7 @@ VAULT = {"name": "vault", "queues": "00.000d,02.000d", "uuid": str(uuid_of("vaul
 
 CHANGES: list[tuple[str, dict[str, object]]] = [
     ("Define", VAULT),
+    ("Edit", {"name": "vault", "require": "any"}),
     ("Undefine", {"names": ["vault"]}),
     ("Start", {"names": ["vault"]}),
     ("Stop", {"names": ["vault"]}),

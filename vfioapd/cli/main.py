@@ -123,19 +123,25 @@ def _guest(command: argparse.ArgumentParser) -> None:
 
 
 def _definition(command: argparse.ArgumentParser) -> None:
+    _edit(command)
+    command.add_argument("--uuid", metavar="UUID", help="of the device (default: made up)")
+    command.add_argument(
+        "--guest", metavar="GUEST", help="attach it to this guest, live and in its definition"
+    )
+
+
+def _edit(command: argparse.ArgumentParser) -> None:
     _name(command)
     for flag, metavar, text in (
         ("--queues", "05.0011,07.0011", "the queues; they must be a full adapters × domains"),
         ("--adapters", "5,7", "the adapters"),
         ("--domains", "17", "the usage domains"),
-        ("--control-domains", "17|none", "domains to administer (default: the usage domains)"),
-        ("--uuid", "UUID", "of the device (default: made up)"),
-        ("--guest", "GUEST", "attach it to this guest, live and in its definition"),
+        ("--control-domains", "17|none", "domains to administer (a new one: the usage domains)"),
     ):
         command.add_argument(flag, metavar=metavar, help=text)
-    command.add_argument("--start", choices=("auto", "manual"), help="who starts it (default: auto)")
+    command.add_argument("--start", choices=("auto", "manual"), help="who starts it (a new one: auto)")
     command.add_argument(
-        "--require", choices=("all", "any", "none"), help="queues its guest needs to start (default: all)"
+        "--require", choices=("all", "any", "none"), help="queues its guest needs to start (a new one: all)"
     )
     _change(command)
 
@@ -171,6 +177,7 @@ VERBS = {
     "events": ("what has happened on the host, and with --follow what happens", events_screen.add_arguments),
     "xml": ("libvirt's XML of a matrix", _xml),
     "define": ("define a matrix and, unless --start manual, make it true", _definition),
+    "edit": ("change a matrix: what is given; its device follows, in a running guest too", _edit),
     "undefine": ("forget matrices; their queues go back to the host", _names),
     "start": ("make the devices of matrices, all or none", _names),
     "stop": ("remove the devices of matrices, all or none", _names),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
@@ -32,6 +33,29 @@ def definition_of(request: DefineRequest) -> Definition:
         request.guest,
         parse_word(request.require, Require, "require") or Require.ALL,
     )
+
+
+def edited(request: DefineRequest, old: Definition) -> Definition:
+    """A definition with what a request names put in the place of what it was."""
+    return replace(
+        old,
+        matrix=_edited_matrix(request, old.matrix),
+        start=parse_word(request.start, Start, "start") or old.start,
+        require=parse_word(request.require, Require, "require") or old.require,
+    )
+
+
+def _edited_matrix(request: DefineRequest, old: Matrix) -> Matrix:
+    """Control domains that were the usage domains follow them; others stay unless they are named."""
+    if request.queues is not None or request.adapters is not None or request.domains is not None:
+        adapters = old.adapters if request.adapters is None else parse_adapters(request.adapters)
+        domains = old.domains if request.domains is None else parse_domains(request.domains)
+        new = _matrix(request) if request.queues is not None else Matrix(adapters, domains, domains)
+        kept = new.domains if old.control_domains == old.domains else old.control_domains
+    else:
+        new, kept = old, old.control_domains
+    control = _control(request.control_domains)
+    return Matrix(new.adapters, new.domains, kept if control is None else control)
 
 
 def parse_word(text: str | None, words: type[Word], what: str) -> Word | None:

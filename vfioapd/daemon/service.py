@@ -6,14 +6,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
-import pwd
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfioapd import VERSION
 from vfioapd.backend.lock import ap_lock
 from vfioapd.daemon.adopting import adoption_record, check_guests_known, proposal
+from vfioapd.daemon.authors import author_of, revision_row
 from vfioapd.daemon.changes import Changes, Note, change_record
 from vfioapd.daemon.confirming import check_no_wait, read_wait, wait_text
 from vfioapd.daemon.desired import DesiredState
@@ -21,7 +20,7 @@ from vfioapd.daemon.doctor import examine
 from vfioapd.daemon.feed import Feed
 from vfioapd.daemon.hooking import Hooks
 from vfioapd.daemon.removals import Removals
-from vfioapd.daemon.requests import definition_of, parse_word
+from vfioapd.daemon.requests import definition_of, edited, parse_word
 from vfioapd.daemon.views import FREE, HOST, View
 from vfioapd.daemon.whys import explain
 from vfioapd.domain.problems import Problem, Refused
@@ -32,7 +31,6 @@ from vfioapd.plan.wishes import Scope
 from vfioapd.rpc.interface import Asked, Peer
 from vfioapd.rpc.types import HostStatus, RevisionRow
 from vfioapd.store import atomic, host_file
-from vfioapd.store.history import Author
 from vfioapd.store.mdevctl import read_folder
 from vfioapd.virt.xml import hostdev_xml, nodedev_xml
 
@@ -55,7 +53,7 @@ if TYPE_CHECKING:
         QueueRow,
         WhyAnswer,
     )
-    from vfioapd.store.history import History, Revision
+    from vfioapd.store.history import History
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +160,15 @@ class Service:
         """Define a matrix; with start = auto also make its device and plug it into its guest."""
         new = definition_of(request)
         return self._change(asked, f"define {new.name}", lambda state: wishes.define(state, new), adds=True)
+
+    def edit(self, request: DefineRequest, asked: Asked) -> Change:
+        """Change what a request names of a definition; the device follows, in the running guest too."""
+        name = request.name
+
+        def wish(state: State) -> Wish:
+            return wishes.edit(state, edited(request, state.desired.get(name)))
+
+        return self._change(asked, f"edit {name}", wish, adds=True)
 
     def undefine(self, names: Sequence[str], asked: Asked) -> Change:
         """Forget matrices."""
@@ -279,7 +286,7 @@ class Service:
 
     def revisions(self) -> list[RevisionRow]:
         """Every host.toml that was in force, the oldest first."""
-        return [_revision_row(one) for one in self.history.revisions()]
+        return [revision_row(one) for one in self.history.revisions()]
 
     def diff(self, number: int) -> str:
         """What has changed in host.toml since a revision, as a unified diff."""
@@ -343,7 +350,7 @@ class Service:
         wait = None
         if asked.confirm_within is not None:
             wait = wait_text(self.history.last(), asked.confirm_within, self.journal.boot_id)
-        return Note(what, _author(asked), asked.reason, text, wait)
+        return Note(what, author_of(asked), asked.reason, text, wait)
 
     def _parse(self, text: str | None) -> Desired:
         if text is None:
@@ -368,30 +375,3 @@ class Service:
 
 def _what(verb: str, names: Sequence[str]) -> str:
     return " ".join((verb, *names))
-
-
-def _author(asked: Asked) -> Author:
-    try:
-        name = Path(f"/proc/{asked.peer.pid}/comm").read_text().strip()
-    except OSError:  # the client has ended already
-        name = ""
-    return Author(asked.peer.uid, asked.peer.pid, name)
-
-
-def _revision_row(revision: Revision) -> RevisionRow:
-    author = revision.author
-    return RevisionRow(
-        number=revision.number,
-        time=revision.time.isoformat().replace("+00:00", "Z") if revision.time else None,
-        user=_user(author.uid) if author else None,
-        program=f"{author.name} (PID {author.pid})" if author else None,
-        reason=revision.reason,
-        steps=revision.summary.splitlines(),
-    )
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"

@@ -152,6 +152,19 @@ def apply(state: State, new: Desired) -> Wish:
     return replace(wish, target=replace(wish.target, convert=True))
 
 
+def edit(state: State, new: Definition) -> Wish:
+    """One definition as it shall be; its device, if it has or should have one, follows."""
+    old = state.desired.get(new.name)
+    after = replace(state, desired=state.desired.with_definition(new))
+    _check_new(state, after.desired)
+    running = [new] if _runs(after, new) else []
+    if running:
+        check_vfio_ap(state.snapshot)
+    plugs = tuple(plug for one in running for plug in _plugs_into_its_guest(after, one))
+    released = [old] if old != new else []
+    return wish_for(after, touched=[new], active=running, released=released, plugs=plugs)
+
+
 def adopt(state: State, found: Iterable[Definition]) -> Wish:
     """Take over what others made, as it is: a plan for it has no step, only files are written."""
     new = tuple(found)

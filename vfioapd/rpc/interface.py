@@ -95,6 +95,7 @@ class Service(Protocol):
     def diff(self, number: int) -> str: ...
     def plan(self, text: str | None, asked: Asked) -> Change: ...
     def define(self, request: DefineRequest, asked: Asked) -> Change: ...
+    def edit(self, request: DefineRequest, asked: Asked) -> Change: ...
     def undefine(self, names: Sequence[str], asked: Asked) -> Change: ...
     def start(self, names: Sequence[str], asked: Asked) -> Change: ...
     def stop(self, names: Sequence[str], asked: Asked) -> Change: ...
@@ -213,6 +214,24 @@ class HostInterface(VarlinkInterface, name=INTERFACE):
         request = DefineRequest(name, queues, adapters, domains, control_domains, uuid, guest, start, require)
         asked = self._asked(options)
         return await self._change(lambda: self._service.define(request, asked))
+
+    @varlinkmethod(return_parameter="change")
+    async def Edit(
+        self,
+        *,
+        name: str,
+        queues: str | None = None,
+        adapters: str | None = None,
+        domains: str | None = None,
+        control_domains: str | None = None,
+        start: str | None = None,
+        require: str | None = None,
+        options: Options | None = None,
+    ) -> Change:
+        """Change what is given of a matrix; its device follows at once, in a running guest too."""
+        request = DefineRequest(name, queues, adapters, domains, control_domains, None, None, start, require)
+        asked = self._asked(options)
+        return await self._change(lambda: self._service.edit(request, asked))
 
     @varlinkmethod(return_parameter="change")
     async def Undefine(
