@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,6 +224,14 @@ def test_a_host_toml_that_says_that_there_is_no_matrix_is_obeyed(rig: Rig) -> No
     rig.places.host_file.write_text("version = 1\n")
     restore(rig.service, Events())
     assert rig.service.status().matrices == []
+
+
+def test_a_boot_waits_for_no_library_that_the_restore_does_not_need() -> None:
+    """libvirt's start waits for the daemon to be ready, imports included."""
+    script = "import sys, vfioapd.daemon.main; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    idle = {"libvirt", "lxml", "tomlkit", "vfioapd.daemon.doctor", "vfioapd.daemon.whys"}
+    assert not idle & set(done.stdout.split())
 
 
 def test_the_daemon_gives_the_boot_free_before_systemd_kills_it() -> None:

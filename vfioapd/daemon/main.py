@@ -24,7 +24,6 @@ from vfioapd import VERSION
 from vfioapd.backend.details import QueueDetails
 from vfioapd.backend.guarded_sysfs import GuardedSysfs
 from vfioapd.backend.sysfs import HostSysfs
-from vfioapd.daemon.doctor import examine
 from vfioapd.daemon.feed import JournalLines
 from vfioapd.daemon.libvirt_watch import LibvirtWatch
 from vfioapd.daemon.live_host import LiveHost
@@ -39,7 +38,7 @@ from vfioapd.engine.journal import Journal
 from vfioapd.rpc.server import READ_ONLY_MODE, WRITABLE_MODE, Server, listen
 from vfioapd.store.history import History
 from vfioapd.udev.monitor import SMALL_BUFFER, UeventMonitor
-from vfioapd.virt.guests import Guests
+from vfioapd.virt.late import LateGuests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,10 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _doctor(places: Places) -> int:
     """For a host whose daemon does not run: it is looked over from here, and nothing is changed."""
+    from vfioapd.daemon.doctor import examine  # a boot must not wait for it to be loaded
+
     logging.basicConfig(level=logging.ERROR)
     sysfs = HostSysfs()
     journal = Journal(places.journal, places.boot_id.read_text().strip())
-    service = Service(LiveHost(sysfs, places, Guests()), places, journal, History(places.revisions))
+    service = Service(LiveHost(sysfs, places, LateGuests()), places, journal, History(places.revisions))
     answer = examine(service, runs=False)
     print(json.dumps(asdict(answer), indent=2))
     return 0
@@ -96,7 +97,7 @@ RESTORE_SECONDS = 90.0
 async def _serve(places: Places) -> None:
     sys.setswitchinterval(TURN_SECONDS)
     journal = Journal(places.journal, places.boot_id.read_text().strip())
-    guests = Guests()
+    guests = LateGuests()
     guests.may_wake = False
     sysfs = GuardedSysfs()
     host = LiveHost(sysfs, places, guests, QueueDetails(sysfs, _changed_devices()))

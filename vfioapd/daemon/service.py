@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING
 
 from vfioapd import VERSION
 from vfioapd.backend.lock import ap_lock
-from vfioapd.daemon.adopting import adoption_record, check_guests_known, proposal
 from vfioapd.daemon.authors import author_of, revision_row
 from vfioapd.daemon.changes import Changes, Note, change_record
 from vfioapd.daemon.confirming import check_no_wait, read_wait, wait_text
 from vfioapd.daemon.desired import DesiredState
-from vfioapd.daemon.doctor import examine
 from vfioapd.daemon.feed import Feed
 from vfioapd.daemon.hooking import Hooks
 from vfioapd.daemon.removals import Removals
 from vfioapd.daemon.requests import definition_of, edited, parse_word
 from vfioapd.daemon.views import FREE, HOST, View
-from vfioapd.daemon.whys import explain
 from vfioapd.domain.problems import Problem, Refused
 from vfioapd.engine.run import settle
 from vfioapd.plan import wishes
@@ -32,7 +29,6 @@ from vfioapd.rpc.interface import Asked, Peer
 from vfioapd.rpc.types import HostStatus, RevisionRow
 from vfioapd.store import atomic, host_file
 from vfioapd.store.mdevctl import read_folder
-from vfioapd.virt.xml import hostdev_xml, nodedev_xml
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -59,7 +55,10 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """The commands. Reads may come from one thread, changes from one other."""
+    """The commands. Reads may come from one thread, changes from one other.
+
+    What a restore does not need is imported by the command that does: libvirt waits for a boot's restore.
+    """
 
     def __init__(self, host: LiveHost, places: Places, journal: Journal, history: History) -> None:
         self.host = host
@@ -137,14 +136,20 @@ class Service:
 
     def why(self, subject: str) -> WhyAnswer:
         """Why a queue, a matrix or a guest is not as wanted: the chain from the LPAR to the guest."""
+        from vfioapd.daemon.whys import explain
+
         return explain(self, subject)
 
     def doctor(self) -> DoctorAnswer:
         """The whole host looked over: what is wrong, what follows, what mends it."""
+        from vfioapd.daemon.doctor import examine
+
         return examine(self)
 
     def xml(self, name: str, kind: str) -> str:
         """libvirt's XML of a matrix."""
+        from vfioapd.virt.xml import hostdev_xml, nodedev_xml
+
         definition = self.desired.applied().get(name)
         match kind:
             case "nodedev":
@@ -211,6 +216,8 @@ class Service:
 
     def adopt(self, asked: Asked, *, write: bool) -> Adoption:
         """Make what others made ours, as it is; without ``write`` only say what would be done."""
+        from vfioapd.daemon.adopting import adoption_record, check_guests_known, proposal
+
         found: list[tuple[State, Proposal]] = []
 
         def wish_of(state: State) -> Wish:

@@ -31,7 +31,9 @@ def main() -> int:
     shim_wrapper.write_lab(layout)
     layout.booted.touch()
     _tell_systemd("READY=1")
-    signal.sigwait({signal.SIGTERM, signal.SIGCHLD})  # without its kernel the host is of no use
+    # Without its kernel the host is of no use; one that is only stopped, to play a hang, is still there.
+    while signal.sigwait({signal.SIGTERM, signal.SIGCHLD}) == signal.SIGCHLD and host.kernel.pid:
+        pass
     host.power_off()
     return 1
 

@@ -20,7 +20,7 @@ from vfioapd.domain.definition import (
 from vfioapd.domain.matrix import Matrix
 from vfioapd.domain.numbers import check_adapter, check_domain
 from vfioapd.domain.problems import Problem, Refused
-from vfioapd.store import atomic, host_edit
+from vfioapd.store import atomic
 from vfioapd.store.host_table import Source, Table, load
 from vfioapd.store.toml_text import scan
 
@@ -105,6 +105,8 @@ def rewrite(text: str, after: Desired, *, file: str = HOST_FILE) -> str:
     Raises Refused when the text is no host.toml, or is written in a way that cannot be changed in
     place (inline tables), or when ``after`` contradicts itself.
     """
+    from vfioapd.store import host_edit  # only here: a restore reads, and must not wait for tomlkit
+
     before = parse(text, file)
     if before == after:
         return text
