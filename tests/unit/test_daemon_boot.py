@@ -197,10 +197,11 @@ def test_a_bus_that_comes_after_the_daemon_is_taken_up_with_its_news(rig: Rig) -
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
 
 
-def test_with_host_toml_and_its_newest_revision_damaged_an_older_one_is_in_force(rig: Rig) -> None:
+@pytest.mark.parametrize("left", ["version = ", "# what guests", ""])
+def test_with_host_toml_and_its_newest_revision_damaged_an_older_one_is_in_force(rig: Rig, left: str) -> None:
     booted(rig)
     sorted(rig.places.revisions.glob("*.toml"))[-1].write_text("version = ")
-    rig.places.host_file.write_text("version = ")
+    rig.places.host_file.write_text(left)
     restore(rig.service, Events())
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
     assert rig.service.is_degraded()

@@ -45,9 +45,9 @@ class DesiredState:
 
     def _next_best(self, error: VfioApError) -> Desired:
         """A revision that cannot be read (damaged, or a newer vfioapd's) leaves host.toml to go by, and
-        that the newest revision that can."""
+        that, where it cannot be read or was cut off, the newest revision that can."""
         try:
-            found = host_file.read(self._places.host_file).desired
+            found = self._whole_host_file()
         except (VfioApError, OSError) as other:
             for number in sorted((one.number for one in self._history.revisions()), reverse=True):
                 with contextlib.suppress(VfioApError, OSError):
@@ -57,6 +57,13 @@ class DesiredState:
             raise
         logger.warning("%s; %s is in force instead", error, self._places.host_file)
         return found
+
+    def _whole_host_file(self) -> Desired:
+        found = host_file.read(self._places.host_file)
+        if host_file.says_nothing(found.text):
+            sentence = f"{self._places.host_file} says nothing, as a file that was cut off"
+            raise Refused(Problem.BAD_HOST_FILE, sentence)
+        return found.desired
 
     def parse(self, text: str, name: str) -> Desired:
         """What a text says, ``name`` being what errors call it. Raises as ``host_file.parse`` does."""
