@@ -88,9 +88,11 @@ class BootedGuestHost(GuestHost):
         )
 
     def libvirtd(self, what: str) -> None:
-        # Its limit of starts is not what is tried.
+        # Its limit of starts is not what is tried, nor that libvirt 11.3 may never end when it is told to
+        # in its first moments (its thread for udev's events then waits for good).
         self.lab.shell(
-            f"systemctl reset-failed libvirtd.service libvirtd.socket; systemctl {what} libvirtd", timeout=200
+            f"systemctl reset-failed libvirtd.service libvirtd.socket; systemctl {what} libvirtd\n"
+            "for _ in $(seq 100); do virsh -q nodedev-list >/dev/null 2>&1 && break; sleep 0.05; done"
         )
 
     def log(self) -> str:
