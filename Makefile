@@ -39,7 +39,8 @@ test: debian $(VENV)/ready
 # and on Debian 13 (fetched once; see vfioapd/lab/roots.py). About twenty minutes.
 test-boot: deb
 	@$(MAKE) --no-print-directory debian DEBIAN=debootstrap
-	$(BIN)/pytest -m 'boot or not boot' tests/lab/test_boot_*.py
+	$(BIN)/pytest -m 'boot or not boot' tests/lab/test_boot_*.py \
+		tests/lab/test_guest_kept.py tests/lab/test_guest_sequences.py
 
 # Every moment of a large reconfiguration, and 10,000 random ends and errors (about an hour).
 test-crash: debian $(VENV)/ready
