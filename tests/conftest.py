@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the unit and crash tests: hosts that are emulated in this process."""
+"""Fixtures of the unit, daemon and crash tests: hosts that are emulated in this process."""
 
 from __future__ import annotations
 
