@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import hosts, machine, plan_time
+from bench import boot_time, hosts, machine, plan_time
 from bench.figures import Section, decode_section, goals_table
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def main() -> int:
             section = _measure(run, options.idle_seconds)
             sections.append(section)
             print(f"{section.markdown()}\n", flush=True)
+    sections.append(boot_time.measure(max(2, options.rounds // 6)))
+    print(f"{sections[-1].markdown()}\n", flush=True)
     parts += ["## Goals", goals_table([goal for section in sections for goal in section.goals])]
     parts += [section.markdown() for section in sections]
     parts += _emulator()

@@ -49,25 +49,25 @@ def measure(options: Options) -> Section:
     again = Figure("`vfioapctl apply`, nothing to do", "ms", [])
     writes = idle_writes = 0
     writes_file = Path("/run/vfioapd-bench.writes")
-    writes_file.write_text("".join(f"{json.dumps([str(path), text])}\n" for path, text in _bare_writes()))
+    writes_file.write_text("".join(f"{json.dumps([str(path), text])}\n" for path, text in bare_writes()))
     with running_daemon() as daemon:
         for _ in range(options.rounds):
-            _apply(_host_file(()))
-            _settle()
+            _apply(host_file(()))
+            settle()
             _writes(reset=True)
-            ours.samples.append(milliseconds(lambda: _apply(_host_file(DOMAINS))))
+            ours.samples.append(milliseconds(lambda: _apply(host_file(DOMAINS))))
             writes = _writes()
-            _settle()
+            settle()
             again.samples.append(milliseconds(lambda: run(VFIOAPCTL, "apply")))
             idle_writes = _writes() - writes
             with daemon.frozen():
-                _empty()
-                _settle()
-                bare.samples.append(milliseconds(lambda: _bare(writes_file)))
-                _empty()
-                _settle()
-                mdevctl.samples.append(milliseconds(_mdevctl))
-                _empty()
+                empty()
+                settle()
+                bare.samples.append(milliseconds(lambda: write_bare(writes_file)))
+                empty()
+                settle()
+                mdevctl.samples.append(milliseconds(by_mdevctl))
+                empty()
     least = 1 + 2 * len(DOMAINS)
     return Section(
         f"A whole LPAR applied at once, {options.host_words}",
@@ -83,9 +83,9 @@ def measure(options: Options) -> Section:
     )
 
 
-def _host_file(domains: range | tuple[()]) -> str:
+def host_file(domains: range | tuple[()]) -> str:
     tables = [
-        f'[[matrix]]\nname = "m{domain}"\nuuid = "{_uuid(domain)}"\n'
+        f'[[matrix]]\nname = "m{domain}"\nuuid = "{uuid_of(domain)}"\n'
         f"adapters = {[*ADAPTERS]}\ndomains = [{domain}]\n"
         for domain in domains
     ]
@@ -98,15 +98,15 @@ def _apply(text: str) -> None:
     run(VFIOAPCTL, "apply", str(file), "--disrupt")
 
 
-def _empty() -> None:
+def empty() -> None:
     """No devices, every queue the host's."""
     for device in Path("/sys/bus/mdev/devices").iterdir():
-        _write(device / "remove", "1\n")
-    _write(BUS / "apmask", f"{EVERYTHING}\n")
-    _write(BUS / "aqmask", f"{EVERYTHING}\n")
+        write(device / "remove", "1\n")
+    write(BUS / "apmask", f"{EVERYTHING}\n")
+    write(BUS / "aqmask", f"{EVERYTHING}\n")
 
 
-def _bare(file: Path) -> None:
+def write_bare(file: Path) -> None:
     with file.open() as lines:
         helper = [sys.executable, "-I", "-S", write_helper.__file__]
         answers = subprocess.run(helper, stdin=lines, capture_output=True, text=True, check=True).stdout
@@ -114,28 +114,28 @@ def _bare(file: Path) -> None:
         raise SystemExit(f"bench: the bare writes were answered {answers.split()}")
 
 
-def _bare_writes() -> Iterator[tuple[Path, str]]:
+def bare_writes() -> Iterator[tuple[Path, str]]:
     adapters = Mask.of(ADAPTERS)
     yield BUS / "apmask", ",".join(f"-{adapter}" for adapter in ADAPTERS) + "\n"
     for domain in DOMAINS:
-        yield CREATE, f"{_uuid(domain)}\n"
+        yield CREATE, f"{uuid_of(domain)}\n"
         domains = Mask.of([domain])
-        yield MATRIX / str(_uuid(domain)) / "ap_config", f"{adapters},{domains},{domains}\n"
+        yield MATRIX / str(uuid_of(domain)) / "ap_config", f"{adapters},{domains},{domains}\n"
 
 
-def _settle() -> None:
+def settle() -> None:
     """Until udevd and the daemon have heard all that was said about the queues that moved."""
     run("udevadm", "settle", "--timeout", "60")
     time.sleep(SETTLE_SECONDS)
 
 
-def _mdevctl() -> None:
-    _write(*next(_bare_writes()))
+def by_mdevctl() -> None:
+    write(*next(bare_writes()))
     for domain in DOMAINS:
-        run("mdevctl", "start", "--uuid", str(_uuid(domain)))
+        run("mdevctl", "start", "--uuid", str(uuid_of(domain)))
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY)
     try:
         os.write(descriptor, text.encode())
@@ -149,5 +149,5 @@ def _writes(*, reset: bool = False) -> int:
     return int(str(answer["writes"]))
 
 
-def _uuid(domain: int) -> UUID:
+def uuid_of(domain: int) -> UUID:
     return UUID(int=0x1000_0000_0000_4000_8000_0000_0000_0000 + domain)

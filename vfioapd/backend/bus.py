@@ -69,6 +69,11 @@ def read_arrival(sysfs: Sysfs) -> tuple[bool, frozenset[str]]:
     return complete, frozenset(filter(_QUEUE.fullmatch, sysfs.names(DEVICES)))
 
 
+def read_devices(sysfs: Sysfs) -> tuple[Mdev, ...]:
+    """The devices alone, with what they give to guests."""
+    return read_mdevs(sysfs, _names(sysfs, MDEVS), ap_config=_has_ap_config(sysfs), whole=True)
+
+
 def read_override(sysfs: Sysfs, queue: Apqn) -> str:
     """The driver that a queue is reserved for; empty: none, or a kernel without overrides."""
     return _optional(sysfs, f"{queue_path(queue)}/driver_override") or ""
@@ -183,13 +188,16 @@ def _read_card(sysfs: Sysfs, adapter: AdapterId) -> Card:
 
 def _read_kernel(sysfs: Sysfs, moving: _Moving) -> Kernel:
     queue = next(filter(_QUEUE.fullmatch, moving.devices), None)
-    features = _optional(sysfs, f"{MATRIX}/features")
     return Kernel(
         vfio_ap="vfio_ap-passthrough" in _names(sysfs, f"{MATRIX}/mdev_supported_types"),
-        ap_config="ap_config" in (features or "").split(),
+        ap_config=_has_ap_config(sysfs),
         driver_override=queue is not None and "driver_override" in sysfs.names(queue_path(parse_apqn(queue))),
         complete="(complete)" in moving.bindings,
     )
+
+
+def _has_ap_config(sysfs: Sysfs) -> bool:
+    return "ap_config" in (_optional(sysfs, f"{MATRIX}/features") or "").split()
 
 
 def _read_domains(sysfs: Sysfs, name: str) -> frozenset[DomainId]:

@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from vfioapd.daemon.outcomes import Message, fields
-from vfioapd.plan import wishes
 
 if TYPE_CHECKING:
     from vfioapd.daemon.service import Service
@@ -35,8 +34,7 @@ class Uevents(Protocol):
 def wait_for_queues(service: Service, uevents: Uevents) -> None:
     """Block until the queues of all matrices that start by themselves are there, or the bus is complete
     without them; at most BUS_SECONDS. Raises as reading the bus does."""
-    state = service.desired.bare_state(service.host)
-    wanted = {str(queue) for one in wishes.should_run(state) for queue in one.matrix.queues()}
+    wanted = {str(queue) for one in service.desired.should_run() for queue in one.matrix.queues()}
     deadline = time.monotonic() + BUS_SECONDS
     said = False
     while missing := _missing(service, wanted):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from vfioapd.domain.definition import Desired
 from vfioapd.domain.problems import Problem, Refused, VfioApError
+from vfioapd.domain.snapshot import Snapshot
+from vfioapd.plan import wishes
 from vfioapd.plan.wish import State
 from vfioapd.store import atomic, host_file
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from vfioapd.daemon.live_host import LiveHost
     from vfioapd.daemon.places import Places
-    from vfioapd.domain.snapshot import Snapshot
+    from vfioapd.domain.definition import Definition
     from vfioapd.store.history import History
 
 logger = logging.getLogger(__name__)
@@ -118,6 +120,10 @@ class DesiredState:
         """The same without any call of libvirt, for what a hook may be waiting for: reading a guest would
         wait for that hook. Guests and the definitions of others are not known then."""
         return State(replace(host.bus(), guests=None), self.applied(), *self._taken_out())
+
+    def should_run(self) -> list[Definition]:
+        """The definitions whose device should exist without anybody asking for it; reads no host."""
+        return wishes.should_run(self.state_of(Snapshot(), self.applied()))
 
     def unplugged(self) -> frozenset[str]:
         """The matrices that an admin took from their running guests."""

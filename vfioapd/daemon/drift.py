@@ -104,14 +104,14 @@ class Drift:
         owed = unasked | late | service.failures.keys() - {""}
         to_mend = sorted(owed | (found.keys() if state.desired.repair else set()))
         again = self._mend(to_mend, unasked)
-        self._tell_arrivals(None if to_mend else state)
+        self._tell_arrivals()
         return again
 
-    def _tell_arrivals(self, state: State | None) -> None:
-        """Whose queues have come, and who lacks some now. The host is read unless its state is given."""
+    def _tell_arrivals(self) -> None:
+        """Whose queues have come, and who lacks some now."""
         service = self._service
         try:
-            short = shortfalls(state or service.desired.bare_state(service.host))
+            short = shortfalls(service.desired.applied().definitions, service.host.devices())
         except (VfioApError, OSError):  # the next look will tell
             return
         for name in sorted(service.short.keys() - short.keys()):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from vfioapd.backend.bus import glance, read_arrival, read_snapshot
+from vfioapd.backend.bus import glance, read_arrival, read_devices, read_snapshot
 from vfioapd.backend.details import QueueDetails
 from vfioapd.backend.kernel_steps import KernelSteps
 from vfioapd.daemon.pulse import Pulse
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vfioapd.daemon.places import Places
     from vfioapd.domain.apqn import Apqn
     from vfioapd.domain.definition import Desired
-    from vfioapd.domain.snapshot import Guest, QueueDetail, Snapshot
+    from vfioapd.domain.snapshot import Guest, Mdev, QueueDetail, Snapshot
     from vfioapd.plan.doctor_facts import GuestFacts
     from vfioapd.plan.steps import GuestStep, Step
 
@@ -64,6 +64,11 @@ class LiveHost:
         """The kernel's part alone."""
         self.pulse.beat()
         return read_snapshot(self._sysfs)
+
+    def devices(self) -> tuple[Mdev, ...]:
+        """The devices alone, with what they give to guests."""
+        self.pulse.beat()
+        return read_devices(self._sysfs)
 
     def arrival(self) -> tuple[bool, frozenset[str]]:
         """Whether the bus is complete, and which queues it has; see backend.bus.read_arrival."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from vfioapd.domain.apqn import format_apqns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vfioapd.domain.definition import Definition
     from vfioapd.domain.snapshot import Mdev
-    from vfioapd.plan.wish import State
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,10 @@ def difference(definition: Definition, mdev: Mdev | None) -> str | None:
     return f"a guest does not get {format_apqns(missing)}" if missing else None
 
 
-def shortfalls(state: State) -> dict[str, str]:
+def shortfalls(definitions: Iterable[Definition], mdevs: Iterable[Mdev]) -> dict[str, str]:
     """The matrices with a device that lacks something, by name, and what."""
-    found = {one.name: difference(one, state.snapshot.mdev(one.uuid)) for one in state.desired.definitions}
+    active = {mdev.uuid: mdev for mdev in mdevs}
+    found = {one.name: difference(one, active.get(one.uuid)) for one in definitions}
     return {name: what for name, what in found.items() if what}
 
 

@@ -64,7 +64,7 @@ def restore(service: Service, uevents: Uevents | None = None) -> float | None:
 
 def make_all(service: Service) -> None:
     """Everything that should be there, as far as it can be. The caller holds the AP configuration lock."""
-    wanted = wishes.should_run(service.desired.state(service.host))
+    wanted = service.desired.should_run()
     if not _make(service, wanted, last_try=False):
         for definition in wanted:
             _make(service, [definition], last_try=True)
@@ -72,9 +72,8 @@ def make_all(service: Service) -> None:
 
 def _tell_outcomes(service: Service, *, booted: bool) -> None:
     """One line for each matrix; for one that is whole, only when the host has booted."""
-    state = service.desired.bare_state(service.host)
-    service.short = outcomes.shortfalls(state)
-    for definition in wishes.should_run(state):
+    service.short = outcomes.shortfalls(service.desired.applied().definitions, service.host.devices())
+    for definition in service.desired.should_run():
         if why := service.failures.get(definition.name):
             outcomes.tell_not_restored(definition, why)
         elif what := service.short.get(definition.name):

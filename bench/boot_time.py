@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host with a whole LPAR to restore, booted: how long its guests wait, against other ways to do it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from bench.apply_time import DOMAINS, host_file
+from bench.figures import Figure, Goal, Section, ratio
+from vfioapd.lab.boot_harness import BootedLab, booted_lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+UNITS = ("vfioapd.service", "vfioapd.socket", "vfioapd-ro.socket", "vfioapd-ready.target")
+WAY_SECONDS = 600
+
+METHOD = """\
+Host full-lpar (5,100 queues), booted under systemd in one container for the whole section. 85 matrices of
+60 adapters × 1 domain are in host.toml; a sample is the time that systemd gives to `vfioapd.service`, from
+its start to READY=1, in one boot: interpreter, imports, one read of the host, plan, journal, writes and the
+check. Then, in the same container with vfioapd stopped and udevd idle, the same devices are made in other
+ways: by the bare writes that it takes at least (as in the section of `vfioapctl apply`), by the Redbook's
+script (a mask, then each adapter and domain echoed on its own) without its sleeps, by the mask and
+`mdevctl start`, and by the mask and `virsh nodedev-start`, each one after the other. None of these plans,
+keeps a journal or checks anything. Last, host rdbkvm4 with nothing defined: from basic.target until
+libvirtd is started, with vfioapd's units enabled and disabled in turn."""
+
+
+def measure(rounds: int) -> Section:
+    """Boots two hosts, several times. For outside of a lab."""
+    ours = Figure("boot: `vfioapd.service` restores 85 matrices", "ms", [])
+    ways = {
+        "bare": Figure("the bare writes", "ms", []),
+        "script": Figure("the Redbook's script without its sleeps", "ms", []),
+        "mdevctl": Figure("the mask, then 85 × `mdevctl start`", "ms", []),
+        "virsh": Figure("the mask, then 85 × `virsh nodedev-start`", "ms", []),
+    }
+    with booted_lab("full-lpar") as lab:
+        lab.run("tee", "/etc/vfioapd/host.toml", stdin=host_file(DOMAINS))
+        for _ in range(rounds):
+            lab.reboot()
+            _check_restored(lab)
+            ours.samples.append(_restore_time(lab))
+        lab.run("systemctl", "stop", *UNITS)
+        for name, figure in ways.items():
+            for _ in range(1 if name == "virsh" else rounds):
+                figure.samples.append(_way(lab, name))
+    added, without = _libvirt_waits(rounds)
+    waits = added.median - without.median
+    return Section(
+        "A whole LPAR restored at boot",
+        METHOD,
+        [ours, *ways.values(), added, without],
+        [
+            Goal("restore at boot, against the bare writes", "×", ratio(ours, ways["bare"]), 1.5),
+            *_faster(ours, ways),
+            Goal("nothing defined: libvirtd starts later by", "ms", waits, 300, inclusive=False),
+        ],
+    )
+
+
+def _faster(ours: Figure, ways: dict[str, Figure]) -> Iterator[Goal]:
+    for name in ("script", "mdevctl", "virsh"):
+        what = f"restore at boot, against {ways[name].what}"
+        yield Goal(what, "×", ratio(ours, ways[name]), 1.0, inclusive=False)
+
+
+def _way(lab: BootedLab, name: str) -> float:
+    command = (sys.executable, "-m", "bench.boot_ways", name)
+    return float(lab.run(*command, timeout=WAY_SECONDS).stdout)
+
+
+def _libvirt_waits(rounds: int) -> tuple[Figure, Figure]:
+    added = Figure("nothing defined: basic.target until libvirtd starts, with vfioapd", "ms", [])
+    without = Figure("the same without vfioapd", "ms", [])
+    with booted_lab("rdbkvm4") as lab:
+        for _ in range(rounds):
+            for figure, verb in ((added, "enable"), (without, "disable")):
+                lab.run("systemctl", "--quiet", verb, *UNITS)
+                lab.reboot()
+                begun, started = _moment(lab, "basic.target", "ActiveEnter"), _started(lab)
+                figure.samples.append(started - begun)
+    return added, without
+
+
+def _started(lab: BootedLab) -> float:
+    return _moment(lab, "libvirtd.service", "InactiveExit")
+
+
+def _restore_time(lab: BootedLab) -> float:
+    begun, ready = (_moment(lab, "vfioapd.service", what) for what in ("InactiveExit", "ActiveEnter"))
+    return ready - begun
+
+
+def _moment(lab: BootedLab, unit: str, what: str) -> float:
+    """In milliseconds."""
+    return int(lab.value(unit, f"{what}TimestampMonotonic")) / 1000
+
+
+def _check_restored(lab: BootedLab) -> None:
+    found = len(lab.run("ls", "/sys/bus/mdev/devices").stdout.split())
+    if found != len(DOMAINS):
+        raise SystemExit(f"bench: the boot restored {found} devices, not {len(DOMAINS)}")
