@@ -62,7 +62,7 @@ def shortfalls(definitions: Iterable[Definition], mdevs: Iterable[Mdev]) -> dict
 def tell_restored(definition: Definition) -> None:
     """All of its queues are there."""
     logger.info(
-        "matrix %s: restored with %d queues",
+        "matrix %s: restored with all of its queues (%d)",
         definition.name,
         len(definition.matrix.queues()),
         extra=fields(Message.RESTORED, matrix=definition.name, uuid=str(definition.uuid)),
