@@ -77,6 +77,7 @@ def _options() -> argparse.Namespace:
 def _runs(folder: Path, rounds: int) -> Iterator[Run]:
     few = max(2, rounds // 4)  # of twenty starts each
     yield Run("status_time", hosts.REDBOOK, rounds)
+    yield Run("queues_time", hosts.REDBOOK, few)
     yield Run("queues_time", hosts.FULL, few)
     yield Run("start_time", hosts.medium(folder), few)
     yield Run("start_time", hosts.FULL, max(2, few // 2))

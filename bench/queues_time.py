@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 MOST_MS = 300.0
 MOST_EVENT_MS = 100.0
-QUEUE = "00.0000"
-ONLINE = Path(f"/sys/devices/ap/card00/{QUEUE}/online")
+CARD = Path("/sys/devices/ap/card00")
 
 METHOD = """\
 {host}, all queues the host's. Whole processes, from fork to exit; `lszcrypt`'s part would be a read of each
@@ -48,32 +47,36 @@ def measure(options: Options) -> Section:
             ),
             options.rounds,
         )
+        queue = min(path for path in CARD.iterdir() if path.name.startswith("00."))
         for number in range(options.rounds):
-            event.samples.append(milliseconds(lambda: _switch("01"[number % 2])))  # noqa: B023
-        run("sh", "-c", f"echo 1 > {ONLINE}")
+            event.samples.append(milliseconds(lambda: _switch(queue, "01"[number % 2])))  # noqa: B023
+        run("sh", "-c", f"echo 1 > {queue}/online")
+    size = options.host_words.partition(" (")[0]
     return Section(
         f"vfioapctl queues, {options.host_words}",
         METHOD.format(host=options.host_words),
         [first, queues, grid, cat, event],
         [
-            Goal("`vfioapctl queues`", "ms", queues.median, MOST_MS, inclusive=False),
-            Goal("event until `Queues` shows it", "ms", event.median, MOST_EVENT_MS, inclusive=False),
+            Goal(f"{size}: `vfioapctl queues`", "ms", queues.median, MOST_MS, inclusive=False),
+            Goal(
+                f"{size}: event until `Queues` shows it", "ms", event.median, MOST_EVENT_MS, inclusive=False
+            ),
         ],
         [f"`vfioapctl queues` takes {ratio(queues, cat):.2f} × the time of `cat` of one file of each queue."],
     )
 
 
-def _switch(state: str) -> None:
+def _switch(queue: Path, state: str) -> None:
     """Set the queue on or offline, and ask until that is what is told."""
-    descriptor = os.open(ONLINE, os.O_WRONLY)
+    descriptor = os.open(queue / "online", os.O_WRONLY)
     os.write(descriptor, state.encode())
     os.close(descriptor)
     wanted = "online" if state == "1" else "offline"
-    while _told() != wanted:
+    while _told(queue.name) != wanted:
         time.sleep(0.001)
 
 
-def _told() -> object:
+def _told(queue: str) -> object:
     rows = call(READ_ONLY_SOCKET, "Queues")["queues"]
     assert isinstance(rows, list)
-    return next(row["state"] for row in rows if row["queue"] == QUEUE)
+    return next(row["state"] for row in rows if row["queue"] == queue)
