@@ -66,6 +66,8 @@ sleep {seconds}
 systemctl reboot --force --force
 sleep 60
 """
+# Not every system has pgrep.
+EMULATOR = "grep -lz '^vfioapd.emulator$' /proc/[0-9]*/cmdline | cut -d/ -f3"
 HANG_SOON = """\
 [Service]
 WatchdogSec=2
@@ -81,6 +83,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[BootedLab]:
         lab.run("tee", "/root/new.toml", stdin=NEW)
         lab.run("vfioapctl", "apply", "/root/new.toml")
         lab.run("vfioapctl", "apply", "/root/old.toml")
+        lab.reboot()
         yield lab
 
 
@@ -133,12 +136,12 @@ def test_a_daemon_whose_change_hangs_is_replaced_and_the_guest_keeps_its_queues(
     host.shell("systemctl daemon-reload; systemctl restart vfioapd.service")
     daemon = host.value("vfioapd.service", "MainPID")
     guests = host.run("virsh", "-q", "list", "--name").stdout
-    emulator = host.run("pgrep", "-f", "vfioapd.emulator").stdout.split()[0]
+    emulator = host.shell(EMULATOR).stdout.strip()
     host.shell(f"kill -STOP {emulator}; timeout 1 vfioapctl apply /root/new.toml", check=False)
     try:
         wait_until(lambda: host.value("vfioapd.service", "MainPID") != daemon, "it is ended", seconds=60)
     finally:
-        host.run("kill", "-CONT", emulator)
+        host.shell(f"kill -CONT {emulator}")
     wait_until(lambda: host.value("vfioapd.service", "ActiveState") == "active", "the next is up", seconds=60)
     journal = host.run("journalctl", "--boot", "--unit=vfioapd.service").stdout
     assert "the thread that makes changes has hung" in journal
