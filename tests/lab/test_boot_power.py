@@ -103,6 +103,7 @@ def check_old_or_new(lab: BootedLab) -> str:
     return text
 
 
+@pytest.mark.timeout(1800)  # a hundred boots
 def test_power_cuts_at_random_moments_leave_the_old_state_or_the_new_one(
     host: BootedLab, wait_until: Callable[..., None]
 ) -> None:
