@@ -29,13 +29,6 @@ SYSTEMS = [
 NOT_BELOW_TMP = pytest.mark.skipif(
     CHECKOUT.parts[1] == "tmp", reason="a unit with PrivateTmp=yes cannot run a daemon from below /tmp"
 )
-# Its firmware finds no disk and panics: it stays as it is then, with the device in its hands.
-AUTOSTARTED = """
-vfioap-lab guest {name}
-virsh -q dumpxml {name} | sed 's,<on_crash>.*<,<on_crash>preserve<,' > /root/{name}.xml
-virsh -q define /root/{name}.xml
-virsh -q autostart {name}
-"""
 
 
 @contextlib.contextmanager
@@ -58,7 +51,7 @@ def boot(host: str, system: str, *, package: bool = False) -> Iterator[BootedLab
 
 def autostarted(name: str) -> str:
     """A script that defines a guest which libvirt starts with the host."""
-    return AUTOSTARTED.format(name=name)
+    return f"vfioap-lab guest {name}; virsh -q autostart {name}"
 
 
 def status(lab: BootedLab) -> dict[str, Any]:

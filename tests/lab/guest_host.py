@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from boots import boot
@@ -58,14 +58,13 @@ class GuestHost:
         """Define a guest, or change how it behaves."""
         self.lab.run("vfioap-lab", "guest", name, *options)
 
-    def show(self, name: str) -> dict[str, object]:
-        shown = json.loads(self.ctl("show", name, "--json").stdout)
-        assert isinstance(shown, dict)
+    def show(self, name: str) -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(self.ctl("show", name, "--json").stdout)
         return shown
 
     def places(self, name: str = "vault") -> tuple[str | None, list[str]]:
         """Where a matrix is: the running guest, the definitions."""
-        row = json.loads(self.ctl("show", name, "--json").stdout)
+        row = self.show(name)
         return row["live"], row["config"]
 
     def log(self) -> str:

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from guest_host import GuestHost
 
 from vfioapd.lab.harness import running_lab
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vfioapd.lab.harness import Lab, Result
+    from vfioapd.lab.harness import Result
 
 HOOK = Path(__file__).parents[2] / "etc/libvirt/hooks/qemu.d/vfioapd"
 HOOKS = "/etc/libvirt/hooks/qemu.d"
@@ -23,32 +23,17 @@ UUID = "825b3872-0001-0003-0011-28a403f8b357"
 DEVICE = f"/sys/bus/mdev/devices/{UUID}"
 
 
-class Host:
+class Host(GuestHost):
     """A lab with the hook installed, a guest and the daemon."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-
-    def virsh(self, *words: str, check: bool = True) -> Result:
-        return self.lab.run("virsh", "-q", *words, check=check)
-
-    def ctl(self, *words: str, check: bool = True) -> Result:
-        return self.lab.run("vfioapctl", *words, check=check)
-
-    def start_daemon(self) -> None:
-        self.lab.shell(
-            "setsid vfioapd --debug 2>>/run/vfioapd.log </dev/null >/dev/null & echo $! > /run/vfioapd.pid\n"
-            "for _ in $(seq 200); do vfioapctl status >/dev/null 2>&1 && exit 0; sleep 0.05; done; exit 1"
-        )
 
     def signal(self, number: int) -> None:
         self.lab.shell(f"kill -{number} $(cat /run/vfioapd.pid)")
 
     def state(self, name: str = "vault") -> str:
-        return str(json.loads(self.ctl("show", name, "--json").stdout)["state"])
+        return str(self.show(name)["state"])
 
     def guest_start(self) -> Result:
-        return self.virsh("start", "bastion", check=False)
+        return self.lab.run("virsh", "-q", "start", "bastion", check=False)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +80,7 @@ def test_a_refused_start_shows_its_one_sentence_in_virsh(vault: Host) -> None:
     )
     assert "02.000d" in refused.stderr
     assert "vfioapctl why vault" in refused.stderr
-    assert vault.virsh("domstate", "bastion").stdout.strip() == "shut off"
+    assert vault.virsh("domstate", "bastion").strip() == "shut off"
     assert vault.guest_start().returncode == 0
 
 
@@ -133,7 +118,7 @@ def test_without_the_daemon_a_guest_whose_device_is_there_starts_and_libvirtd_re
     try:
         assert vault.guest_start().returncode == 0
         vault.lab.run("vfioap-lab", "service", "restart", "libvirtd")
-        assert vault.virsh("domstate", "bastion").stdout.strip() == "running", "reconnect let it live"
+        assert vault.virsh("domstate", "bastion").strip() == "running", "reconnect let it live"
         vault.virsh("destroy", "bastion")
     finally:
         again(vault, how)

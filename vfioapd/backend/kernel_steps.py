@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from vfioapd.domain.matrix import Matrix
     from vfioapd.plan.steps import KernelStep
 
+_OVERRIDDEN = (
+    "the kernel refuses masks while a queue has a driver_override, and until the next boot"
+    " after one that had has left the host"
+)
 # What the kernel means, in the order of the reference: vfio_ap_ops.c, mdev_sysfs.c, ap_bus.c.
 _MEANINGS = {
     (Assign, errno.EADDRNOTAVAIL): "the host's own driver still owns one of the queues",
@@ -40,11 +44,7 @@ _MEANINGS = {
     (CreateMdev, errno.EUSERS): "the kernel allows no further mdev",
     (WriteMask, errno.EBUSY): "an mdev holds a queue of that adapter or domain",
     (SetOverride, errno.EINVAL): "the kernel takes no driver_override while apmask or aqmask is in use",
-    (
-        WriteMask,
-        errno.EINVAL,
-    ): "the kernel refuses masks while a queue has a driver_override, and until the next boot"
-    " after one that had has left the host",
+    (WriteMask, errno.EINVAL): _OVERRIDDEN,
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from vfioapd.daemon.desired import names_text
 from vfioapd.domain.problems import Problem, VfioApError
 from vfioapd.domain.queue_set import EMPTY
 from vfioapd.engine.run import run
@@ -95,8 +96,7 @@ class Changes:
 
     def _taken_out(self, wish: Wish) -> Iterator[WriteFile]:
         for path, names in ((self._places.stopped, wish.stopped), (self._places.unplugged, wish.unplugged)):
-            text = "".join(f"{one}\n" for one in sorted(names))
-            yield from _file(path, text or None, volatile=True)
+            yield from _file(path, names_text(names), volatile=True)
 
     def _commit(self, wish: Wish, state: State, note: Note, steps: list[Step]) -> Iterator[WriteFile]:
         """The revision, then host.toml: with that last rename the change is made."""

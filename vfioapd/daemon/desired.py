@@ -131,10 +131,15 @@ class DesiredState:
 
     def note_unplugged(self, names: Iterable[str]) -> None:
         """These alone are still to be left out."""
-        atomic.replace(self._places.unplugged, "".join(f"{name}\n" for name in sorted(names)) or None)
+        atomic.replace(self._places.unplugged, names_text(names))
 
     def _taken_out(self) -> tuple[frozenset[str], frozenset[str]]:
         return _names(self._places.stopped), self.unplugged()
+
+
+def names_text(names: Iterable[str]) -> str | None:
+    """Matrices one a line, as they are noted below /run; no file where there is none."""
+    return "".join(f"{name}\n" for name in sorted(names)) or None
 
 
 def _names(path: Path) -> frozenset[str]:

@@ -69,6 +69,7 @@ class _Gathering:
         self._root = service.places.root
         self._runs = runs
         self._unread: dict[Subject, str] = {}
+        self._known_details: Mapping[Apqn, QueueDetail] | None = None
 
     def facts(self) -> HostFacts:
         """Everything."""
@@ -112,12 +113,12 @@ class _Gathering:
             return None, str(error)
 
     def _details(self, desired: Desired, snapshot: Snapshot | None) -> Mapping[Apqn, QueueDetail]:
-        """Of the matrices' queues alone: a full host has thousands."""
-        if snapshot is None:
-            return {}
-        wanted = {queue for one in desired.definitions for queue in one.matrix.queues()}
-        some = tuple(one for one in snapshot.queues if one.queue in wanted)
-        return self._service.host.details(replace(snapshot, queues=some))
+        """Of the matrices' queues alone: a full host has thousands. Asked for twice, read once."""
+        if self._known_details is None and snapshot is not None:
+            wanted = {queue for one in desired.definitions for queue in one.matrix.queues()}
+            some = tuple(one for one in snapshot.queues if one.queue in wanted)
+            self._known_details = self._service.host.details(replace(snapshot, queues=some))
+        return self._known_details or {}
 
     def _daemon(self) -> doctor_facts.DaemonFacts:
         places = self._places

@@ -24,7 +24,7 @@ from vfioapd.plan.drift import DEVICE_GONE, find_drift, find_guest_drift
 
 if TYPE_CHECKING:
     from vfioapd.daemon.service import Service
-    from vfioapd.domain.snapshot import Guest
+    from vfioapd.domain.snapshot import Guest, Mdev
     from vfioapd.plan.wish import State
 
 logger = logging.getLogger(__name__)
@@ -79,12 +79,12 @@ class Drift:
         """
         service, news = self._service, news or GuestNews()
         self._guests = guests
-        news.all_new |= self._missed_news
         if not service.is_restored:
             again = restore(service)
-            self._missed_news = news.all_new = news.all_new or bool(news.new)
+            self._missed_news |= news.all_new or bool(news.new)
             if not service.is_restored:
                 return again
+        news.all_new |= self._missed_news
         self._missed_news = False
         try:
             self._take_up(news)
@@ -96,22 +96,28 @@ class Drift:
             return None
         late = found.keys() & service.short.keys() - service.drifted.keys()
         self._say({name: what for name, what in found.items() if name not in late}, suspect)
-        unasked = {
+        unasked = self._unasked(state, news)
+        owed = unasked | late | service.failures.keys() - {""}
+        to_mend = sorted(owed | (found.keys() if state.desired.repair else set()))
+        again = self._mend(to_mend, unasked)
+        self._tell_arrivals(None if to_mend else state.snapshot.mdevs)
+        return again
+
+    def _unasked(self, state: State, news: GuestNews) -> set[str]:
+        """The matrices that are missing in guests which came anew."""
+        return {
             one.name
             for one in state.desired.definitions
             if one.name in self._of_guests and (news.all_new or one.guest in news.new)
         }
-        owed = unasked | late | service.failures.keys() - {""}
-        to_mend = sorted(owed | (found.keys() if state.desired.repair else set()))
-        again = self._mend(to_mend, unasked)
-        self._tell_arrivals()
-        return again
 
-    def _tell_arrivals(self) -> None:
-        """Whose queues have come, and who lacks some now."""
+    def _tell_arrivals(self, mdevs: tuple[Mdev, ...] | None) -> None:
+        """Whose queues have come, and who lacks some now. Devices that may have changed are read anew."""
         service = self._service
         try:
-            short = shortfalls(service.desired.applied().definitions, service.host.devices())
+            short = shortfalls(
+                service.desired.applied().definitions, service.host.devices() if mdevs is None else mdevs
+            )
         except (VfioApError, OSError):  # the next look will tell
             return
         for name in sorted(service.short.keys() - short.keys()):

@@ -14,7 +14,6 @@ import libvirt
 from vfioapd.domain.problems import Problem, VfioApError
 from vfioapd.domain.snapshot import Guest
 from vfioapd.plan.steps import GuestStep, Plug, Unplug, Where, describe
-from vfioapd.virt.awake import libvirt_runs
 from vfioapd.virt.connection import Connection, GuestEvent
 from vfioapd.virt.definitions import read_definitions, read_versions
 from vfioapd.virt.xml import hostdev_xml, vfio_ap_uuids
@@ -40,7 +39,6 @@ class Guests:
         self.connection = Connection(uri)
         self.connection.on_event.append(self._heard)
         self.connection.on_lost.append(self._news.set)
-        self.may_wake = True  # False while libvirt's start waits for ours: see virt/awake.py
 
     def connect(self) -> bool:
         """Connect unless that is done; whether libvirt answers. It is started by this if it sleeps."""
@@ -59,8 +57,6 @@ class Guests:
 
     def read(self) -> tuple[Guest, ...] | None:
         """All guests, sorted by name; None while libvirt does not answer."""
-        if not (self.may_wake or libvirt_runs()):
-            return None
         try:
             return self.connection.call(_read_guests)
         except libvirt.libvirtError as error:
@@ -69,11 +65,11 @@ class Guests:
 
     def definitions(self) -> tuple[GuestFacts, ...] | None:
         """What guests' definitions say of AP; None while libvirt does not answer."""
-        return read_definitions(self.connection) if self.may_wake or libvirt_runs() else None
+        return read_definitions(self.connection)
 
     def versions(self) -> tuple[int | None, int | None]:
         """libvirt's and QEMU's; None where they are not told."""
-        return read_versions(self.connection) if self.may_wake or libvirt_runs() else (None, None)
+        return read_versions(self.connection)
 
     def read_if_connected(self) -> tuple[Guest, ...] | None:
         """The same without a new connection, which would start a libvirt that sleeps."""

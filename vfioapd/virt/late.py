@@ -26,7 +26,7 @@ class LateGuests:
     """vfioapd.virt.guests.Guests, which describes the methods, from its first use on."""
 
     def __init__(self) -> None:
-        self.may_wake = True
+        self.may_wake = True  # False while libvirt's start waits for ours: see virt/awake.py
         self._lock = threading.Lock()  # two threads may be the first
         self._guests: Guests | None = None
 
@@ -40,7 +40,7 @@ class LateGuests:
         return self._loaded().read() if self._may_ask() else None
 
     def read_if_connected(self) -> tuple[Guest, ...] | None:
-        return self._guests.read_if_connected() if self._guests else None
+        return self._guests.read_if_connected() if self._guests and self._may_ask() else None
 
     def definitions(self) -> tuple[GuestFacts, ...] | None:
         return self._loaded().definitions() if self._may_ask() else None
@@ -63,5 +63,4 @@ class LateGuests:
                 from vfioapd.virt.guests import Guests
 
                 self._guests = Guests()
-            self._guests.may_wake = self.may_wake
             return self._guests
