@@ -51,9 +51,10 @@ program /usr/bin/vfioap-lab vfioapd.lab.main
 
 for template in xml-templates/*.xml; do put 0644 "$template" /usr/share/vfioapd/xml-templates; done
 put 0644 etc/host.toml /etc/vfioapd
-hook=etc/libvirt/hooks/qemu.d/vfioapd
-put 0755 $hook /etc/libvirt/hooks/qemu.d
-put 0755 $hook /usr/share/vfioapd/hooks # what vfioapctl doctor compares it with, and has it mended from
+# libvirt runs whatever is executable in its folder of hooks, so a package must not unpack into it: the name
+# that dpkg or rpm gives a file until it is whole would be run, and be gone. Their scripts put it there by one
+# rename; vfioapctl doctor compares it with this one, too.
+put 0755 etc/libvirt/hooks/qemu.d/vfioapd /usr/share/vfioapd/hooks
 
 for unit in units/*.service units/*.socket units/*.target; do put 0644 "$unit" "$UNITDIR"; done
 for kind in modules-load.d sysusers.d tmpfiles.d; do put 0644 units/$kind/vfioapd.conf /usr/lib/$kind; done

@@ -28,6 +28,13 @@ def test_what_is_imported_is_a_distributions_package_or_carried() -> None:
         assert not {name for name in modules - carried if f"python3-{name}" not in text}
 
 
+def test_nothing_is_unpacked_into_the_folder_that_libvirt_runs() -> None:
+    """dpkg's vfioapd.dpkg-new was run there, and the guest that was starting failed."""
+    words = re.sub("#.*", "", (PACKAGING / "install.sh").read_text()).split()
+    assert "/usr/share/vfioapd/hooks" in words
+    assert not [word for word in words if word.startswith("/etc/libvirt")]
+
+
 def test_no_recipe_fetches_anything() -> None:
     for path in PACKAGING.rglob("*"):
         if path.is_file():
