@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from vfioapd.lab import peers, roots
-from vfioapd.lab.errors import LabError
+from vfioapd.lab.errors import Exit, LabError
+from vfioapd.lab.programs import ProgramFailed
 
 MIRROR = "http://mirror.test/debian"
-LACKS = """apt-get failed:
-  E: Failed to fetch {mirror}/pool/main/x/{package}/{package}_2.12_amd64.deb  404  Not Found
-  E: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?"""
+LACKS = """E: Failed to fetch {mirror}/pool/main/x/{package}/{package}_2.12_amd64.deb  404  Not Found
+E: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?"""
 
 
 @dataclass
@@ -35,7 +35,8 @@ class Programs:
             (self.root / "etc/apt/apt.conf.d").mkdir(parents=True)
             (self.root / "etc/apt/sources.list").write_text(f"deb {words[-1]} {words[-3]} main\n")
         if self.lacking and self.lacking <= set(words) and not any("/" in word for word in words):
-            raise LabError(LACKS.format(mirror=MIRROR, package=self.lost))
+            said = LACKS.format(mirror=MIRROR, package=self.lost)
+            raise ProgramFailed("apt-get has failed", Exit.MISSING, said)
         if self.has_qemu and "install" in words:
             (self.root / "usr/bin").mkdir(parents=True, exist_ok=True)
             (self.root / roots.QEMU_PROGRAM).touch()
@@ -73,7 +74,7 @@ def test_a_package_that_the_pool_lacks_is_lent_by_the_next_release(programs: Pro
 
 def test_a_program_under_test_is_not_lent(programs: Programs) -> None:
     programs.lacking, programs.lost = {"install", "mdevctl"}, "mdevctl"
-    with pytest.raises(LabError, match="mdevctl_"):
+    with pytest.raises(ProgramFailed, match="apt-get has failed"):
         roots.fetch("debian13")
     assert roots.find("debian13") is None
 

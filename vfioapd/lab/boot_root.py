@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfioapd.lab import syscalls
-from vfioapd.lab.errors import LabError
+from vfioapd.lab import programs, syscalls
 from vfioapd.lab.host import LIBVIRTD_CONF, QEMU_CONF, SUBSYSTEMS
 from vfioapd.lab.layout import PACKAGE_PARENT
 from vfioapd.lab.world import FOLDERS
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 HOST_FILE = Path("/etc/vfioap-lab/host.toml")
 INSTALL_SECONDS = 120
+_run = partial(programs.run, purpose="cannot fill the root to boot", seconds=INSTALL_SECONDS)
 
 # Of these nothing of the machine's is seen: its guests, its matrices, its own services.
 HIDDEN = (
@@ -178,16 +178,3 @@ def _use_checkout(root: Path) -> None:
 
 def _systemctl(root: Path, *arguments: str) -> None:
     _run(["systemctl", "--quiet", f"--root={root}", *arguments])
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_SECONDS,
-        check=False,
-    )
-    if result.returncode:
-        raise LabError(f"{' '.join(command)} failed: {(result.stderr or result.stdout).strip()}")

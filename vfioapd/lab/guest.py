@@ -7,12 +7,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vfioapd.lab import programs
 from vfioapd.lab.errors import Exit, LabError
 
 if TYPE_CHECKING:
@@ -69,12 +69,13 @@ def define(layout: Layout, name: str, behaviour: Behaviour) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
         raise LabError(f"{name!r} cannot be a guest's name: letters, digits and ._+- only", Exit.USAGE)
     behaviour.write(layout, name)
-    if name not in virsh("list", "--all", "--name").split():
-        virsh("define", "/dev/stdin", document=guest_xml(layout, name))
+    purpose = f"cannot define guest {name}"
+    if name not in _virsh(purpose, "list", "--all", "--name").split():
+        _virsh(purpose, "define", "/dev/stdin", document=guest_xml(layout, name))
 
 
 def start(name: str) -> None:
-    virsh("start", name)
+    _virsh(f"cannot start guest {name}", "start", name)
 
 
 def crash(name: str) -> None:
@@ -102,13 +103,9 @@ def guest_xml(layout: Layout, name: str) -> str:
     return ElementTree.tostring(domain, encoding="unicode")
 
 
-def virsh(*arguments: str, document: str = "") -> str:
-    result = subprocess.run(
-        ["virsh", "-q", "-c", "qemu:///system", *arguments], input=document, capture_output=True, text=True
-    )
-    if result.returncode:
-        raise LabError(f"virsh {' '.join(arguments)}: {result.stderr.strip()}")
-    return result.stdout
+def _virsh(purpose: str, *arguments: str, document: str = "") -> str:
+    command = ["virsh", "-q", "-c", "qemu:///system", *arguments]
+    return programs.run(command, purpose=purpose, document=document)
 
 
 def _add(parent: Element, tag: str, text: str | None = None, **attributes: str) -> Element:

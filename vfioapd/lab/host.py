@@ -16,9 +16,10 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfioapd.lab import peers, shim_wrapper, wire, world
+from vfioapd.lab import peers, programs, shim_wrapper, wire, world
 from vfioapd.lab.errors import LabError
 from vfioapd.lab.layout import KERNEL_VARIABLE, LAB_VARIABLE, PACKAGE_PARENT
+from vfioapd.lab.programs import ProgramFailed
 from vfioapd.lab.requirements import find_udevd
 from vfioapd.lab.service import Service
 
@@ -148,13 +149,14 @@ class Host:
 
     def _run(self, service: Service, command: list[str]) -> None:
         try:
-            result = subprocess.run(
-                command, env=self._environment, capture_output=True, text=True, timeout=SETTLE_SECONDS + 5
+            programs.run(
+                command,
+                purpose="cannot be used",
+                seconds=SETTLE_SECONDS + 5,
+                environment=self._environment,
             )
-        except subprocess.TimeoutExpired as error:
-            raise service.failure(f"did not answer {command[0]} within {error.timeout:g} s") from error
-        if result.returncode:
-            raise service.failure(f"failed {' '.join(command)!r} ({result.stderr.strip()})")
+        except ProgramFailed as error:
+            raise service.failure(str(error)) from error
 
     @contextlib.contextmanager
     def _notifications(self) -> Iterator[socket.socket]:

@@ -17,12 +17,13 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vfioapd.lab import programs
 from vfioapd.lab.errors import Exit, LabError
 from vfioapd.lab.requirements import find_program
 
@@ -82,6 +83,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Debian 13's packages hold usr/ only, but the loaders are called /lib/ld64.so.1, /lib64/ld-linux-x86-64.so.2
 MERGED = ("bin", "lib", "lib64", "sbin")
 FETCH_SECONDS = 300
+_run = partial(programs.run, purpose="cannot fetch the peers", seconds=FETCH_SECONDS, status=Exit.MISSING)
 
 APT_CONFIGURATION = """\
 APT::Architecture "{architecture}";
@@ -218,14 +220,14 @@ def _update(folder: Path, mirror: str, suite: str, codename: str) -> None:
 
 
 def _apt_get(folder: Path, *arguments: str) -> str:
-    return _run(["apt-get", "-c", str(folder / "apt.conf"), "-qq", *arguments], folder)
+    return _run(["apt-get", "-c", str(folder / "apt.conf"), "-qq", *arguments], folder=folder)
 
 
 def mirror() -> str:
     """Where this machine gets its own release from."""
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     listing = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
-    for line in _run([*listing, "Created-By: Packages"], Path("/")).splitlines():
+    for line in _run([*listing, "Created-By: Packages"], folder=Path("/")).splitlines():
         address, *place = line.split()  # a flat repository has no component
         if place == [codename, "main"]:
             return address
@@ -241,7 +243,7 @@ def _unpack(folder: Path, peer: Peer) -> Path:
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
     for package in sorted([*folder.glob("*.deb"), *folder.glob("cache/archives/*.deb")]):
-        _run(["dpkg", "-x", str(package), str(root)], folder)
+        _run(["dpkg", "-x", str(package), str(root)], folder=folder)
     _link_run(root)
     missing = [tool for tool in peer.programs if not _program(root, tool).is_file()]
     if missing:
@@ -260,18 +262,3 @@ def _link_run(root: Path) -> None:
 
 def _program(root: Path, name: str) -> Path:
     return next((path for path in (root / "usr/sbin" / name, root / "usr/bin" / name) if path.exists()), root)
-
-
-def _run(arguments: list[str], folder: Path) -> str:
-    try:
-        result = subprocess.run(
-            arguments, cwd=folder, capture_output=True, text=True, timeout=FETCH_SECONDS, check=True
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LabError(
-            f"cannot fetch the peers: {arguments[0]} took over {FETCH_SECONDS} s", Exit.MISSING
-        ) from error
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
-        raise LabError(f"cannot fetch the peers: {arguments[0]}: {reason}", Exit.MISSING) from error
-    return result.stdout

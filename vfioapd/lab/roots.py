@@ -8,13 +8,14 @@ machine itself uses, signatures are checked with its keyring; its own packages a
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from vfioapd.lab import peers
+from vfioapd.lab import peers, programs
 from vfioapd.lab.errors import Exit, LabError
+from vfioapd.lab.programs import ProgramFailed
 from vfioapd.lab.requirements import find_program
 
 BASE = ("systemd", "systemd-sysv", "libpam-systemd", "dbus", "udev")
@@ -38,6 +39,9 @@ QEMU = ("qemu-system-misc", "qemu-system-s390x")  # the first that has the progr
 QEMU_PROGRAM = "usr/bin/qemu-system-s390x"
 PROGRAMS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"}
 BUILD_SECONDS = 900
+_run = partial(
+    programs.run, purpose="cannot make that system's root", seconds=BUILD_SECONDS, status=Exit.MISSING
+)
 # apt names each file that the mirror's lists promise and its pool lacks
 _NOT_FETCHED = re.compile(r"Failed to fetch \S+/([^/_\s]+)_[^/\s]+\.deb")
 
@@ -109,8 +113,8 @@ def _install(root: Path, system: System, mirror: str, packages: list[str]) -> No
     """What the pool lacks comes from the next release; the programs under test are never asked for there."""
     try:
         _apt_get(root, "install", "--no-install-recommends", "--yes", *packages)
-    except LabError as error:
-        lent = sorted(set(_NOT_FETCHED.findall(str(error))) - set(packages))
+    except ProgramFailed as error:
+        lent = sorted(set(_NOT_FETCHED.findall(error.said)) - set(packages))
         if not lent:
             raise
         with (root / "etc/apt/sources.list").open("a") as sources:
@@ -125,21 +129,3 @@ def _apt_get(root: Path, *arguments: str) -> None:
     container = ["systemd-nspawn", "--quiet", f"--directory={root}", "--register=no", "--keep-unit"]
     quiet = "--setenv=DEBIAN_FRONTEND=noninteractive"
     _run([*container, "--pipe", quiet, "--", "apt-get", "-q", *arguments])
-
-
-def _run(command: list[str]) -> None:
-    try:
-        result = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LabError(f"{command[0]} took over {BUILD_SECONDS} s", Exit.MISSING) from error
-    if result.returncode:
-        said = (result.stdout + result.stderr).strip().splitlines()
-        errors = [line for line in said if line.startswith(("E:", "W:"))] or said[-3:]
-        raise LabError("\n  ".join([f"{' '.join(command[:1])} failed:", *errors]), Exit.MISSING)
