@@ -49,7 +49,7 @@ def measure(options: Options) -> Section:
     again = Figure("`vfioapctl apply`, nothing to do", "ms", [])
     writes = idle_writes = 0
     writes_file = Path("/run/vfioapd-bench.writes")
-    writes_file.write_text("".join(f"{json.dumps([str(path), text])}\n" for path, text in bare_writes()))
+    prepare_bare(writes_file)
     with running_daemon() as daemon:
         for _ in range(options.rounds):
             _apply(host_file(()))
@@ -104,6 +104,11 @@ def empty() -> None:
         write(device / "remove", "1\n")
     write(BUS / "apmask", f"{EVERYTHING}\n")
     write(BUS / "aqmask", f"{EVERYTHING}\n")
+
+
+def prepare_bare(file: Path) -> None:
+    """All the writes in one line, as the helper takes them."""
+    file.write_text(json.dumps([(str(path), text) for path, text in bare_writes()]) + "\n")
 
 
 def write_bare(file: Path) -> None:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +37,7 @@ def main() -> int:
 
 
 def _bare() -> Callable[[], object]:
-    BARE.write_text("".join(f"{json.dumps([str(path), text])}\n" for path, text in bare_writes()))
+    apply_time.prepare_bare(BARE)
     return lambda: apply_time.write_bare(BARE)
 
 

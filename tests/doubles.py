@@ -32,10 +32,10 @@ from vfioapd.rpc.server import READ_ONLY_MODE, WRITABLE_MODE, Server, listen
 from vfioapd.store.history import History
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from vfioapd.plan.steps import GuestStep, Step
+    from vfioapd.plan.steps import GuestStep, KernelStep, Step
     from vfioapd.rpc.types import Change
 
 KERNELS = ("6.1", "6.12", "7.3")
@@ -193,6 +193,11 @@ class ScriptedHost(LiveHost):
         self.before(number, step)
         super().execute(step)
         self.after(number, step)
+
+    def execute_each(self, steps: Sequence[KernelStep]) -> Iterator[KernelStep]:
+        for step in steps:
+            self.execute(step)
+            yield step
 
 
 class Rig:

@@ -100,6 +100,20 @@ def test_every_verb_works_and_says_what_was_done(rig: Rig, cli: Callable[..., Re
     assert rig.guests.rooms["bastion"].config == set()
 
 
+def test_a_script_learns_from_the_exit_status_whether_the_host_is_as_defined(
+    rig: Rig, cli: Callable[..., Result]
+) -> None:
+    assert cli(*VAULT).status == exits.OK
+    assert cli("status", "--check").status == exits.OK
+    device = f"devices/vfio_ap/matrix/{rig.service.show('vault').uuid}"
+    rig.kernel.sysfs.write(f"{device}/unassign_adapter", "2\n")
+    checked = cli("status", "--check")
+    assert checked.status == exits.UNHEALTHY
+    assert "problem: matrix vault: " in checked.out
+    assert cli("status", "--check", "--json").status == exits.UNHEALTHY
+    assert cli("status").status == exits.OK, "the question was answered"
+
+
 def test_every_verb_that_changes_something_is_tried_here() -> None:
     tried = {"define", "edit", "undefine", "start", "stop", "attach", "detach", "apply", "restore", "confirm"}
     assert set(main.VERBS) - set(main.READS) == tried

@@ -10,17 +10,25 @@ import os
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vfioapd.backend import write_helper
 from vfioapd.backend.sysfs import HostSysfs
 from vfioapd.domain.problems import Problem, VfioApError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from vfioapd.backend.sysfs import Write
 
 logger = logging.getLogger(__name__)
 
 # A mask write returns after every moved queue was reset, one after the other, and a reset takes
 # milliseconds to seconds. Beyond this the kernel waits for something that we cannot give it.
 PATIENCE = 60.0
+PIPE = 65536  # bytes; what a pipe holds
 
 
 class GuardedSysfs(HostSysfs):
@@ -34,14 +42,20 @@ class GuardedSysfs(HostSysfs):
         self._folder = root
         self._patience = patience
         self._helper: subprocess.Popen[bytes] | None = None
+        self._heard = b""  # answers of it that were not looked at yet
 
     def write(self, path: str, value: str) -> None:
         """One write(2) in the helper. Raises OSError with the kernel's errno, or VfioApError when the
         write has not returned in time; it may still be made later, and nobody can take it back."""
-        helper = self._helper or self._start()
-        answer = self._ask(helper, f"{self._folder}/{path}", value)
-        if answer:
-            raise OSError(answer, os.strerror(answer), f"{self._folder}/{path}")
+        for _ in self.write_each([(path, value)]):
+            pass
+
+    def write_each(self, writes: Sequence[Write]) -> Iterator[None]:
+        """The same for writes in turn, up to the first that fails. All of them have the time of one."""
+        made, error = self._hand_over(writes)
+        yield from [None] * made
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """End the helper, which waits for nothing: its input ends."""
@@ -49,21 +63,47 @@ class GuardedSysfs(HostSysfs):
         if helper is not None:
             helper.communicate()
 
-    def _ask(self, helper: subprocess.Popen[bytes], path: str, value: str) -> int:
-        assert helper.stdin is not None  # both were asked for as pipes
-        assert helper.stdout is not None
-        helper.stdin.write(json.dumps([path, value]).encode() + b"\n")
-        helper.stdin.flush()
-        ready, _, _ = select.select([helper.stdout], [], [], self._patience)
-        if not ready:
-            raise self._abandon(helper, path)
-        line = helper.stdout.readline()
-        if not line:
-            self._helper = None
-            raise VfioApError(Problem.STEP_FAILED, f"the process that writes {path} ended: {helper.wait()}")
-        return int(line)
+    def _hand_over(self, writes: Sequence[Write]) -> tuple[int, Exception | None]:
+        """How many were made, and what was wrong with the next one. All answers are awaited, so that the
+        helper is at rest whatever the caller does next."""
+        helper = self._helper or self._start()
+        lines = [(f"{self._folder}/{path}", value) for path, value in writes]
+        deadline = time.monotonic() + self._patience
+        made = 0
+        try:
+            self._ask(helper, lines)
+            for path, _ in lines:
+                self._await(helper, path, deadline)
+                made += 1
+        except (OSError, VfioApError) as error:
+            return made, error
+        return made, None
+
+    def _ask(self, helper: subprocess.Popen[bytes], writes: Sequence[Write]) -> None:
+        assert helper.stdin is not None  # it was asked for as a pipe
+        with contextlib.suppress(BrokenPipeError):  # then its output has ended, too, and that is told
+            helper.stdin.write(json.dumps(writes).encode() + b"\n")
+            helper.stdin.flush()
+
+    def _await(self, helper: subprocess.Popen[bytes], path: str, deadline: float) -> None:
+        """One answer, which is an errno."""
+        assert helper.stdout is not None  # as above
+        output = helper.stdout.fileno()
+        while b"\n" not in self._heard:
+            if not select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise self._abandon(helper, path)
+            if not (some := os.read(output, PIPE)):
+                self._helper = None
+                raise VfioApError(
+                    Problem.STEP_FAILED, f"the process that writes {path} ended: {helper.wait()}"
+                )
+            self._heard += some
+        line, _, self._heard = self._heard.partition(b"\n")
+        if answer := int(line):
+            raise OSError(answer, os.strerror(answer), path)
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._heard = b""
         self._helper = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(write_helper.__file__))],
             stdin=subprocess.PIPE,

@@ -25,6 +25,7 @@ from vfioapd.plan.steps import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from uuid import UUID
 
     from vfioapd.backend.sysfs import Sysfs
@@ -64,6 +65,17 @@ class KernelSteps:
             if isinstance(step, Bind) and error.errno == errno.EBUSY and self.holds(step):
                 return
             raise _explain(step, path, error) from error
+
+    def execute_each(self, steps: Sequence[KernelStep]) -> Iterator[KernelStep]:
+        """Make their writes in turn. Yields each step that was made; raises for the first that was not."""
+        writes = list(map(_write_of, steps))
+        made = 0
+        try:
+            for _ in self._sysfs.write_each(writes):
+                yield steps[made]
+                made += 1
+        except OSError as error:
+            raise _explain(steps[made], writes[made][0], error) from error
 
     def holds(self, step: KernelStep) -> bool:
         """Whether the kernel is as the step leaves it."""

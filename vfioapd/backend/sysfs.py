@@ -7,7 +7,12 @@ The real host and the emulated kernel differ only below it.
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Write = tuple[str, str]  # the path and the text of one write
 
 
 class Sysfs(Protocol):
@@ -18,6 +23,10 @@ class Sysfs(Protocol):
 
     def write(self, path: str, value: str) -> None:
         """One write of exactly this text. Blocks until the kernel has done what it asks for."""
+
+    def write_each(self, writes: Sequence[Write]) -> Iterator[None]:
+        """Writes in turn, up to the first that fails, which is raised. Yields once for each that was made,
+        and may be further than that already."""
 
     def names(self, directory: str) -> list[str]:
         """The names in a directory, sorted."""
@@ -47,6 +56,12 @@ class HostSysfs:
             os.write(fd, value.encode("ascii"))
         finally:
             os.close(fd)
+
+    def write_each(self, writes: Sequence[Write]) -> Iterator[None]:
+        """Writes in turn; each is made when it is asked for."""
+        for path, value in writes:
+            self.write(path, value)
+            yield
 
     def names(self, directory: str) -> list[str]:
         """The names in a directory, sorted."""

@@ -1,21 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program that makes kernel writes for the daemon: one line in, one line out, nothing else.
+"""The program that makes kernel writes for the daemon: one line in, a line out for each write, nothing else.
 
 A write can block in the kernel where no signal reaches it (removing a device that a guest holds,
 vfio_main.c:vfio_unregister_group_dev). Then this process is left behind, not the daemon. Run by its
 path with ``python -I -S``: standard library only, started in about ten milliseconds.
+
+When the daemon dies in the middle of a line, nobody hears the next answer, and that ends this process: what
+comes after the daemon finds no write still being made but the one that was.
 """
 
+import contextlib
 import json
 import os
 import sys
 
 
 def main() -> None:
-    """Read ``[path, text]``, write once, answer with the errno (0: done); end with standard input."""
-    for line in sys.stdin:
-        path, text = json.loads(line)
-        print(write(path, text), flush=True)
+    """Read a list of ``[path, text]``, make the writes in turn, answer each with its errno (0: done), up to
+    the first that fails; end with standard input, or when nobody hears the answer."""
+    with contextlib.suppress(BrokenPipeError):
+        for line in sys.stdin:
+            _make(json.loads(line))
+
+
+def _make(writes: list[tuple[str, str]]) -> None:
+    for path, text in writes:
+        answer = write(path, text)
+        os.write(sys.stdout.fileno(), f"{answer}\n".encode())
+        if answer:
+            return
 
 
 def write(path: str, text: str) -> int:

@@ -7,7 +7,7 @@ USAGE = 2  # the command line could not be read (argparse)
 REFUSED = 3  # the request cannot be met as it stands; nothing was changed
 UNAVAILABLE = 4  # something outside is missing: daemon, bus, module, libvirt, lock; nothing was changed
 PERMISSION = 5  # the caller may not; nothing was changed
-UNHEALTHY = 6  # vfioapctl doctor has found an error on this host
+UNHEALTHY = 6  # doctor has found an error on this host, or status --check shows a problem
 INTERRUPTED = 130  # by Ctrl-C, as shells count it; whether something was changed, vfioapctl status shows
 
 _BY_PROBLEM = {

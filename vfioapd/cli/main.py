@@ -76,6 +76,10 @@ def _nothing(_command: argparse.ArgumentParser) -> None:
     pass
 
 
+def _status(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--check", action="store_true", help="end with status 6 when a problem is shown")
+
+
 def _name(command: argparse.ArgumentParser) -> None:
     command.add_argument("name", metavar="NAME")
 
@@ -169,7 +173,7 @@ def _restore(command: argparse.ArgumentParser) -> None:
 
 
 VERBS = {
-    "status": ("the host, its matrices and what is wrong", _nothing),
+    "status": ("the host, its matrices and what is wrong", _status),
     "queues": ("every queue: card, state, driver, owner, guest", queue_screen.add_arguments),
     "show": ("one matrix", _name),
     "why": ("why a queue, a matrix or a guest is not as wanted, and what mends it", _subject),
@@ -207,7 +211,7 @@ READS = {
     "adopt": "adoption",  # only reads unless --write is given
 }
 OPTIONS = ("dry_run", "disrupt", "reason", "confirm_within")
-NOT_SENT = ("verb", "json", "live", "config", "file", *OPTIONS)
+NOT_SENT = ("verb", "json", "check", "live", "config", "file", *OPTIONS)
 
 
 def _call(options: argparse.Namespace) -> object:
@@ -264,8 +268,15 @@ def _print(options: argparse.Namespace, reply: object) -> int:
         print(text.encode(encoding, "replace").decode(encoding) if is_plain else text, flush=True)
     except BrokenPipeError:  # head(1) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    is_unhealthy = options.verb == "doctor" and isinstance(reply, dict) and not reply["healthy"]
-    return exits.UNHEALTHY if is_unhealthy else exits.OK
+    return exits.UNHEALTHY if _is_unhealthy(options, reply) else exits.OK
+
+
+def _is_unhealthy(options: argparse.Namespace, reply: object) -> bool:
+    if not isinstance(reply, dict):
+        return False
+    if options.verb == "status" and options.check:
+        return bool(screens.problems(reply))
+    return options.verb == "doctor" and not reply["healthy"]
 
 
 def _render(options: argparse.Namespace, reply: object) -> str:

@@ -25,9 +25,13 @@ def status(reply: Record) -> str:
     rows = [_matrix_row(row) for row in (*_records(reply["matrices"]), *_records(reply["foreign"]))]
     if rows:
         parts.append(columns(["MATRIX", "QUEUES", "STATE", "GUEST", "START", "UUID"], rows))
-    problems = [*_texts(reply["problems"]), *_matrix_problems(reply)]
-    parts += [paint(f"problem: {problem}", RED) for problem in problems]
+    parts += [paint(f"problem: {problem}", RED) for problem in problems(reply)]
     return "\n\n".join(parts)
+
+
+def problems(reply: Record) -> list[str]:
+    """What is not as host.toml wants it, one sentence each."""
+    return [*_texts(reply["problems"]), *_matrix_problems(reply)]
 
 
 def queues(rows: list[Record]) -> str:

@@ -15,13 +15,15 @@ from vfioapd.store.file_steps import FileSteps
 from vfioapd.store.mdevctl import read_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from vfioapd.backend.sysfs import Sysfs
     from vfioapd.daemon.places import Places
     from vfioapd.domain.apqn import Apqn
     from vfioapd.domain.definition import Desired
     from vfioapd.domain.snapshot import Guest, Mdev, QueueDetail, Snapshot
     from vfioapd.plan.doctor_facts import GuestFacts
-    from vfioapd.plan.steps import GuestStep, Step
+    from vfioapd.plan.steps import GuestStep, KernelStep, Step
 
 
 class GuestRoom(Protocol):
@@ -101,6 +103,11 @@ class LiveHost:
                 self._guests.execute(step)
             case _:
                 self._kernel.execute(step)
+
+    def execute_each(self, steps: Sequence[KernelStep]) -> Iterator[KernelStep]:
+        """Make changes in turn that the kernel may be given at once."""
+        self.pulse.beat()
+        return self._kernel.execute_each(steps)
 
     def holds(self, step: Step) -> bool:
         """Whether the host is now as the step leaves it."""

@@ -10,6 +10,8 @@ from .numbers import refuse
 from .tree import Link
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from .kernel import Kernel
 
 
@@ -27,6 +29,12 @@ class Sysfs:
     def write(self, path: str, value: str) -> None:
         """One write(2) of exactly `value`. Blocks where the kernel blocks."""
         self.write_bytes(path, value.encode())
+
+    def write_each(self, writes: Sequence[tuple[str, str]]) -> Iterator[None]:
+        """Writes in turn; each is made when it is asked for."""
+        for path, value in writes:
+            self.write(path, value)
+            yield
 
     def write_bytes(self, path: str, data: bytes) -> int:
         """One write(2): the number of bytes taken."""

@@ -2,7 +2,8 @@
 """The record of the change being made, on disk before the kernel is touched.
 
 One JSON object a line: ``begin`` with every step and the boot it belongs to, ``intent`` before each
-step, ``end``. A torn line is what a power cut leaves; it is read as not written.
+step, or before several that the kernel is given at once, ``end``. A torn line is what a power cut leaves;
+it is read as not written.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Journal:
             self._sync_folder()
 
     def intent(self, number: int) -> None:
-        """Step ``number``, from 0, is about to be made."""
+        """All steps up to ``number``, counted from 0, are about to be made or were made."""
         self._write({"intent": number}, "a")
 
     def end(self, *, clean: bool) -> None:
@@ -72,7 +73,7 @@ class Journal:
             return None
         written = records[0]["begin"]
         steps = tuple(decode_step(step) for step in written) if isinstance(written, list) else ()
-        begun = sum("intent" in record for record in records)
+        begun = 1 + max((int(str(record["intent"])) for record in records if "intent" in record), default=-1)
         return Unfinished(steps, begun, rebooted=records[0].get("boot") != self._boot_id)
 
     def left(self) -> Unfinished | None:

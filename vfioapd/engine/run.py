@@ -14,22 +14,38 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from vfioapd.domain.problems import Problem, VfioApError
-from vfioapd.plan.steps import Plug, Unplug, WriteFile, describe, inverse, survives_reboot
+from vfioapd.plan.steps import (
+    Assign,
+    CreateMdev,
+    Plug,
+    SetMatrix,
+    Unplug,
+    WriteFile,
+    describe,
+    inverse,
+    survives_reboot,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from uuid import UUID
 
     from vfioapd.engine.journal import Journal
-    from vfioapd.plan.steps import Step
+    from vfioapd.plan.steps import KernelStep, NewDeviceStep, Step
 
 logger = logging.getLogger(__name__)
 
+BURST = 256  # steps; all of them have the time limit of one write
+
 
 class Host(Protocol):
-    """What carries out steps. Both methods block; both raise OSError or VfioApError."""
+    """What carries out steps. All methods block; all raise OSError or VfioApError."""
 
     def execute(self, step: Step) -> None:
         """Make the change."""
+
+    def execute_each(self, steps: Sequence[KernelStep]) -> Iterator[KernelStep]:
+        """Make changes in turn that the kernel may be given at once. Yields each that was made."""
 
     def holds(self, step: Step) -> bool:
         """Whether the host is now as the step leaves it."""
@@ -68,26 +84,56 @@ def run(
     Blocks for as long as the kernel and libvirt take. Raises ApplyError, with the host as before but
     for what that error lists; ``verify`` refuses by raising.
     """
-    _begin(journal, (*steps, *commit))
+    every = (*steps, *commit)
+    _begin(journal, every)
     done: list[Step] = []
-    step: Step | None = None
+    verifying = False
     try:
-        for step in steps:
-            _make(step, done, host, journal)
-        step = None  # what fails now is no step
+        _make(steps, done, host, journal)
+        verifying = True
         verify()
-        for step in commit:
-            _make(step, done, host, journal)
+        verifying = False
+        _make(commit, done, host, journal)
     except Exception as cause:  # a bug of ours must not leave half a plan either
-        raise _undo(step, cause, done, host, journal) from cause
+        failed = None if verifying else every[len(done)]
+        raise _undo(failed, cause, done, host, journal) from cause
     _end(journal, clean=True)
 
 
-def _make(step: Step, done: list[Step], host: Host, journal: Journal) -> None:
-    journal.intent(len(done))
-    host.execute(step)
-    done.append(step)
-    logger.info("%s", describe(step))
+def _make(steps: Sequence[Step], done: list[Step], host: Host, journal: Journal) -> None:
+    for together in _bursts(steps):
+        journal.intent(len(done) + len(together) - 1)
+        for step in _execute(together, host):
+            done.append(step)
+            logger.info("%s", describe(step))
+
+
+def _bursts(steps: Sequence[Step]) -> Iterator[tuple[Step] | list[NewDeviceStep]]:
+    """The steps one by one, but those that make and fill new devices together: no guest has these devices,
+    so that the kernel need not be awaited between two writes, nor the disk. Nothing that one of them makes
+    is taken back by another, so that after a crash the host tells which of them it has."""
+    new: set[UUID] = set()
+    burst: list[NewDeviceStep] = []
+    for step in steps:
+        if isinstance(step, CreateMdev):
+            new.add(step.uuid)
+        if isinstance(step, CreateMdev | SetMatrix | Assign) and step.uuid in new and len(burst) < BURST:
+            burst.append(step)
+            continue
+        if burst:
+            yield burst
+            burst = []
+        yield (step,)
+    if burst:
+        yield burst
+
+
+def _execute(together: tuple[Step] | list[NewDeviceStep], host: Host) -> Iterator[Step]:
+    if isinstance(together, list):
+        yield from host.execute_each(together)
+    else:
+        host.execute(together[0])
+        yield together[0]
 
 
 def _undo(
