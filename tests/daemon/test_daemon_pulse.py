@@ -11,10 +11,11 @@ import pytest
 
 from vfioapd.backend.guarded_sysfs import PATIENCE
 from vfioapd.daemon import pulse as pulse_module
-from vfioapd.daemon.pulse import PERIODS, WORKER, Pulse, Watchdog
+from vfioapd.daemon.pulse import PERIODS, WORKER, Pulse, Watchdog, tell_systemd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from doubles import Rig
 
@@ -118,3 +119,11 @@ def test_every_step_and_every_read_of_a_change_is_a_sign_of_life(
 
 def test_the_kernel_has_more_time_for_a_write_than_the_watchdog_grants_a_step() -> None:
     assert PATIENCE < PERIODS * WATCHDOG_SECONDS
+
+
+def test_a_daemon_that_systemd_does_not_hear_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    tell_systemd("READY=1\nSTATUS=fine")
+    assert "systemd was not told READY=1: " in caplog.text

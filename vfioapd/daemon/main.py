@@ -17,7 +17,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from asyncvarlink import get_listen_fd
-from systemd import daemon as systemd
 from systemd.journal import JournalHandler
 
 from vfioapd import VERSION
@@ -30,7 +29,7 @@ from vfioapd.daemon.live_host import LiveHost
 from vfioapd.daemon.news import News
 from vfioapd.daemon.outcomes import Message, fields
 from vfioapd.daemon.places import Places
-from vfioapd.daemon.pulse import WORKER, Watchdog
+from vfioapd.daemon.pulse import WORKER, Watchdog, tell_systemd
 from vfioapd.daemon.restoring import restore
 from vfioapd.daemon.service import Service
 from vfioapd.domain.problems import VfioApError
@@ -114,7 +113,7 @@ async def _serve(places: Places) -> None:
         service.hooks.worker = changes
         news = News(loop, changes, reads, service)
         news.listen()
-        service.on_status = lambda text: systemd.notify(f"STATUS={text}")
+        service.on_status = lambda text: tell_systemd(f"STATUS={text}")
         await _restored(loop.run_in_executor(changes, _restore, service), news)
         _say_ready(service)
         guests.may_wake = True
@@ -122,7 +121,7 @@ async def _serve(places: Places) -> None:
         clock.look()
         watchdog = asyncio.create_task(Watchdog(changes, host.pulse).run())
         await stop.wait()
-        systemd.notify("STOPPING=1")
+        tell_systemd("STOPPING=1")
         watchdog.cancel()
         await server.close()
         # leaving the block waits for the change that is under way: a signal cuts no step in two
@@ -134,9 +133,13 @@ def _restore(service: Service) -> float | None:
         uevents = UeventMonitor(SMALL_BUFFER)
     except OSError as error:
         logger.warning("uevents cannot be heard, so queues that come late are not waited for: %s", error)
-        return restore(service)
+        return restore(service, made=_boot_goes_on)
     with contextlib.closing(uevents):
-        return restore(service, uevents)
+        return restore(service, uevents, _boot_goes_on)
+
+
+def _boot_goes_on() -> None:
+    tell_systemd("READY=1")
 
 
 async def _restored(restoring: asyncio.Future[float | None], news: News) -> None:
@@ -155,7 +158,7 @@ async def _restored(restoring: asyncio.Future[float | None], news: News) -> None
 
 def _say_ready(service: Service) -> None:
     summary = service.summary()
-    systemd.notify(f"READY=1\nSTATUS={summary}")
+    tell_systemd(f"READY=1\nSTATUS={summary}")
     degraded = service.is_degraded()
     logger.log(
         logging.WARNING if degraded else logging.INFO,

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from vfioapd.daemon.service import Service
+    from vfioapd.udev.monitor import Uevent
     from vfioapd.virt.connection import GuestEvent
 
 logger = logging.getLogger(__name__)
 
 GATHER = 0.3  # seconds; a mask write alone sends two events for each queue it moves
 LISTEN = 0.02  # seconds; events that come in thousands are taken many at a time, not one at each turn
+AT_A_TURN = 200  # messages; some milliseconds of reading
 BUSY_TURNS = 50  # of LISTEN, at most, that a change of our own is let go on without hearing its own events
 
 
@@ -88,22 +90,29 @@ class News:
     def _hear(self, source: UeventMonitor | FolderWatch, turns: int) -> None:
         if self._service.running and turns:
             self._loop.call_later(LISTEN, self._hear, source, turns - 1)
+        elif isinstance(source, UeventMonitor):
+            self._take_uevents(source, [])
         else:
-            self._heard(source)
+            paths = source.read()
+            logger.debug("files changed: %s", paths)
+            self._heard(source, is_news=bool(paths))
 
-    def _heard(self, source: UeventMonitor | FolderWatch) -> None:
-        self._loop.add_reader(source.fileno(), self._rings, source)
-        if isinstance(source, UeventMonitor):
-            heard = uevent_lines(source.read())
-            for line in heard:
-                self._service.feed.tell(Kind.UEVENT, line)
-        else:
-            heard = [str(path) for path in source.read()]
-            logger.debug("files changed: %s", heard)
-        if not heard:  # an event of another subsystem: libudev filters the kernel's only after reading them
+    def _take_uevents(self, source: UeventMonitor, taken: list[Uevent]) -> None:
+        """A few at each turn: an answer that is ready must not wait until thousands are read."""
+        some = source.read(AT_A_TURN)
+        taken += some
+        if some:
+            self._loop.call_soon(self._take_uevents, source, taken)
             return
-        self._suspect = self._suspect or suspect_of(self._service)
-        self._look_in(GATHER)
+        for line in uevent_lines(taken):
+            self._service.feed.tell(Kind.UEVENT, line)
+        self._heard(source, is_news=bool(taken))  # none: they were of other subsystems
+
+    def _heard(self, source: UeventMonitor | FolderWatch, *, is_news: bool) -> None:
+        self._loop.add_reader(source.fileno(), self._rings, source)
+        if is_news:
+            self._suspect = self._suspect or suspect_of(self._service)
+            self._look_in(GATHER)
 
     def _look_in(self, seconds: float) -> None:
         """One look at a time: while one waits for a long change, more of them would only queue up."""

@@ -27,6 +27,14 @@ WORKER = "changes"  # what the thread's name begins with
 PERIODS = 3
 
 
+def tell_systemd(state: str) -> None:
+    """One message of sd_notify(3). That it cannot be sent is no reason to end or to undo anything."""
+    try:
+        systemd.notify(state)
+    except OSError as error:
+        logger.warning("systemd was not told %s: %s", state.partition("\n")[0], error)
+
+
 class Pulse:
     """The last sign of life of that thread."""
 
@@ -58,7 +66,7 @@ class Watchdog:
         period = int(os.environ.get("WATCHDOG_USEC", "0")) / 1_000_000
         while period:
             if self.gets_on(PERIODS * period):
-                systemd.notify("WATCHDOG=1")
+                tell_systemd("WATCHDOG=1")
             await asyncio.sleep(period / 2)
 
     def gets_on(self, patience: float) -> bool:

@@ -19,6 +19,8 @@ from vfioapd.store import atomic, host_file
 from vfioapd.store.history import Author
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vfioapd.daemon.arrival import Uevents
     from vfioapd.daemon.service import Service
     from vfioapd.domain.definition import Definition
@@ -30,12 +32,15 @@ LOCK_PATIENCE = 10.0  # seconds
 RESTORE_AGAIN = 10.0  # seconds; whoever has the lock sends no event when it gives it back
 
 
-def restore(service: Service, uevents: Uevents | None = None) -> float | None:
+def restore(
+    service: Service, uevents: Uevents | None = None, made: Callable[[], None] = lambda: None
+) -> float | None:
     """Bring the host to what is in force. Never raises: what fails is logged and shown by status.
 
     All matrices at once where that can be, else one by one, so that one broken matrix stops no other.
-    With ``uevents`` a host that boots is first given the time to find its queues. Returns the seconds
-    after which to try again, None when only news can change anything.
+    With ``uevents`` a host that boots is first given the time to find its queues. ``made`` is called when
+    guests may start, before it is read and told what became of each matrix. Returns the seconds after
+    which to try again, None when only news can change anything.
     """
     before = service.failures.pop("", None)
     service.failures.clear()
@@ -50,6 +55,7 @@ def restore(service: Service, uevents: Uevents | None = None) -> float | None:
             wait_for_queues(service, uevents)
         with ap_lock(service.places.lock, patience=LOCK_PATIENCE):
             make_all(service)
+        made()
         _tell_outcomes(service, booted=booted)
     except (VfioApError, OSError) as error:
         if str(error) != before:

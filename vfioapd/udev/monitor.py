@@ -9,6 +9,7 @@ import select
 import socket
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import pyudev
@@ -81,10 +82,10 @@ class UeventMonitor:
         """The descriptor that becomes readable when there is an event."""
         return self._socket.fileno()
 
-    def read(self) -> list[Uevent]:
-        """All events that have come. Never blocks."""
+    def read(self, messages: int | None = None) -> list[Uevent]:
+        """All events that have come, or those among the first so many messages. Never blocks."""
         found = []
-        while (message := self._receive()) is not None:
+        for message in islice(iter(self._receive, None), messages):
             event = parse_uevent(message)
             if event is not None:
                 found.append(event)
