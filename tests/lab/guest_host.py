@@ -8,6 +8,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
+import labs
 import pytest
 from boots import boot
 
@@ -22,13 +23,6 @@ HOST = "rdbkvm4"
 LAB = "lab"
 SYSTEMS = [pytest.param(LAB, id="lab"), pytest.param("debian13", id="debian13", marks=pytest.mark.boot)]
 
-LOG = "/run/vfioapd.log"
-START_DAEMON = f"""
-setsid vfioapd --debug 2>>{LOG} </dev/null >/dev/null & echo $! > /run/vfioapd.pid
-for _ in $(seq 400); do vfioapctl status >/dev/null 2>&1 && exit 0; sleep 0.05; done
-exit 1
-"""
-
 
 class GuestHost:
     """Real libvirtd, virsh and QEMU; the daemon can be killed, libvirtd restarted."""
@@ -38,11 +32,11 @@ class GuestHost:
 
     def start_daemon(self) -> None:
         """Until it answers."""
-        self.lab.shell(START_DAEMON)
+        labs.start_daemon(self.lab, "--debug")
 
     def kill_daemon(self) -> None:
         """With SIGKILL, and until it has gone."""
-        self.lab.shell("p=$(cat /run/vfioapd.pid); kill -9 $p; while [ -d /proc/$p ]; do sleep 0.01; done")
+        labs.kill_daemon(self.lab)
 
     def libvirtd(self, what: str) -> None:
         """start, stop or restart it."""
@@ -68,23 +62,18 @@ class GuestHost:
         return row["live"], row["config"]
 
     def log(self) -> str:
-        return self.lab.run("cat", LOG).stdout
+        return self.lab.run("cat", labs.DAEMON_LOG).stdout
 
 
 class BootedGuestHost(GuestHost):
     """systemd starts the daemon, and starts it again when it was killed."""
 
     def start_daemon(self) -> None:
-        self.lab.shell(
-            "for _ in $(seq 400); do vfioapctl status >/dev/null 2>&1 && exit 0; sleep 0.05; done; exit 1"
-        )
+        self.lab.shell(labs.DAEMON_ANSWERS)
 
     def kill_daemon(self) -> None:
-        self.lab.shell(
-            "p=$(systemctl show --value -p MainPID vfioapd); kill -9 $p\n"
-            "while [ -d /proc/$p ]; do sleep 0.01; done\n"
-            "systemctl reset-failed vfioapd"  # its limit of starts is not what is tried
-        )
+        labs.kill_daemon(self.lab, "systemctl show --value -p MainPID vfioapd")
+        self.lab.run("systemctl", "reset-failed", "vfioapd")  # its limit of starts is not what is tried
 
     def libvirtd(self, what: str) -> None:
         # Its limit of starts is not what is tried, nor that libvirt 11.3 may never end when it is told to

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from guest_host import GuestHost
+from labs import signal_daemon
 
 from vfioapd.lab.harness import running_lab
 
@@ -27,7 +28,7 @@ class Host(GuestHost):
     """A lab with the hook installed, a guest and the daemon."""
 
     def signal(self, number: int) -> None:
-        self.lab.shell(f"kill -{number} $(cat /run/vfioapd.pid)")
+        signal_daemon(self.lab, number)
 
     def state(self, name: str = "vault") -> str:
         return str(self.show(name)["state"])

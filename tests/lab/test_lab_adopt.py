@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from labs import kill_daemon, start_daemon
 
 from vfioapd.lab.harness import running_lab
 
@@ -66,10 +67,6 @@ virsh nodedev-start mdev_{NODEDEV.replace("-", "_")}_matrix
 sed 's/{THIRTEEN}/{NODEDEV}/' /root/thirteen.xml > /root/accel.xml
 virsh attach-device bastion /root/accel.xml --live
 """
-DAEMON = """
-setsid vfioapd --debug 2>>/run/vfioapd.log </dev/null >/dev/null & echo $! > /run/vfioapd.pid
-for _ in $(seq 200); do vfioapctl status >/dev/null 2>&1 && exit 0; sleep 0.05; done; exit 1
-"""
 
 
 def define(lab: Lab, uuid: str, start: str, **members: tuple[int, ...]) -> None:
@@ -106,8 +103,9 @@ def untouched(lab: Lab) -> list[str]:
 def host() -> Iterator[Lab]:
     """The book's host; the daemon comes last. The tests below are one story."""
     with running_lab("rdbkvm4") as lab:
-        for script in (S1, S2, S3, DAEMON):
+        for script in (S1, S2, S3):
             lab.shell(script)
+        start_daemon(lab)
         yield lab
 
 
@@ -168,8 +166,8 @@ def test_adopting_touches_neither_masks_nor_devices_nor_guests(host: Lab) -> Non
 
 def test_a_daemon_that_is_killed_finds_all_as_it_was(host: Lab) -> None:
     before = untouched(host)
-    host.shell("kill -9 $(cat /run/vfioapd.pid)")
-    host.shell(DAEMON)
+    kill_daemon(host)
+    start_daemon(host)
     assert (untouched(host), matrices(host)) == (before, DEVICES)
     assert host.run("vfioapctl", "plan").stdout == "plan: nothing to do\n"
 
@@ -177,7 +175,7 @@ def test_a_daemon_that_is_killed_finds_all_as_it_was(host: Lab) -> None:
 def test_after_a_reboot_the_devices_are_there_and_the_guest_has_its_own(host: Lab) -> None:
     host.run("vfioap-lab", "reboot")
     assert matrices(host) == {}
-    host.shell(DAEMON)
+    start_daemon(host)
     assert matrices(host) == DEVICES
     assert host.run("vfioapctl", "plan").stdout == "plan: nothing to do\n"
     host.run("virsh", "-q", "start", "bastion", "--paused")

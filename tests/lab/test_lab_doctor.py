@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from labs import DAEMON_PID, START_DAEMON, signal_daemon
 
 from vfioapd.lab.harness import running_lab
 
@@ -26,17 +28,13 @@ FOLDER = "/etc/mdevctl.d/matrix"
 DEVICE = f"/sys/devices/vfio_ap/matrix/{UUID}"
 KEEP = 'version = 1\n\n[host]\nkeep = ["00.000d"]\n'
 LIBVIRT_LOOKS = "vfioap-lab service restart libvirtd"
-START = """
-setsid vfioapd 2>>/run/vfioapd.log </dev/null >/dev/null & echo $! > /run/vfioapd.pid
-for _ in $(seq 200); do vfioapctl status >/dev/null 2>&1 && exit 0; sleep 0.05; done; exit 1
-"""
 SETUP = f"""
 echo vfio_ap > /etc/modules-load.d/vfio_ap.conf
 mkdir -p /etc/modprobe.d
 install -D -m 755 {HOOK} {HOOKS}/vfioapd
 {LIBVIRT_LOOKS}
 vfioap-lab guest bastion
-{START.replace("exit 0", "break").replace("; exit 1", "")}
+{START_DAEMON}
 printf '{KEEP.encode("unicode_escape").decode()}' > /etc/vfioapd/host.toml
 vfioapctl apply
 vfioapctl define vault --queues 02.0011,04.0011 --uuid {UUID} --guest bastion
@@ -151,7 +149,7 @@ PLANTS = {
     "path-missing": Plant("rm -r /etc/mdevctl.d/matrix", "vfioapctl apply"),
     "socket-mode": Plant("chmod 666 /run/vfioapd/vfioapd.sock"),
     "daemon-dead": Plant(
-        "kill $(cat /run/vfioapd.pid); while vfioapctl status >/dev/null 2>&1; do :; done", START
+        f"kill $(cat {DAEMON_PID}); while vfioapctl status >/dev/null 2>&1; do :; done", START_DAEMON
     ),
 }
 
@@ -191,11 +189,11 @@ def test_a_planted_defect_is_found_alone_and_mended_by_its_command(host: Lab, co
 
 
 def test_a_daemon_that_hangs_is_found_from_outside(host: Lab) -> None:
-    host.shell("kill -STOP $(cat /run/vfioapd.pid)")
+    signal_daemon(host, signal.SIGSTOP)
     try:
         found = findings(host)
     finally:
-        host.shell("kill -CONT $(cat /run/vfioapd.pid)")
+        signal_daemon(host, signal.SIGCONT)
     assert [one["code"] for one in found] == ["daemon-dead"]
     assert findings(host) == []
 

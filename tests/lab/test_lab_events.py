@@ -8,6 +8,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
+from labs import DAEMON_LOG, start_daemon
 
 from vfioapd.lab.harness import running_lab
 
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
     from vfioapd.lab.harness import Lab
 
 UUID = "825b3872-0001-0001-0011-28a403f8b357"
-READY = "for n in $(seq 100); do vfioapctl status >/dev/null 2>&1 && exit; sleep 0.1; done; exit 1"
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Lab]:
     with running_lab("rdbkvm4") as lab:
-        lab.shell(f"vfioapd >/run/vfioapd.log 2>&1 & echo $! > /run/vfioapd.pid; {READY}")
+        start_daemon(lab)
         lab.shell("vfioap-lab guest bastion")
         yield lab
 
@@ -90,5 +90,6 @@ def test_a_reader_that_is_killed_costs_the_daemon_nothing(host: Lab, wait_until:
     wait_until(lambda: last.has("uevent", "change ap ap APMASK"), "the daemon goes on telling")
     last.process.kill()
     last.process.wait()
-    assert "never awaited" not in host.run("cat", "/run/vfioapd.log").stdout
-    assert "Traceback" not in host.run("cat", "/run/vfioapd.log").stdout
+    log = host.run("cat", DAEMON_LOG).stdout
+    assert "never awaited" not in log
+    assert "Traceback" not in log

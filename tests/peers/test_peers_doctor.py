@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from labs import START_DAEMON
 
 if TYPE_CHECKING:
     from vfioapd.lab.harness import Lab
@@ -15,11 +16,10 @@ pytestmark = pytest.mark.usefixtures("ibm_tools")
 
 # Not what doctor is asked about here: nothing is installed in this lab.
 BARE = {"vfio-ap-not-at-boot", "hook-missing"}
-SETUP = """
+SETUP = f"""
 mkdir -p /etc/vfioapd
 printf 'version = 1\\n[host]\\nkeep = ["00.000d"]\\n' > /etc/vfioapd/host.toml
-setsid vfioapd 2>>/run/vfioapd.log </dev/null >/dev/null &
-for _ in $(seq 200); do vfioapctl status >/dev/null 2>&1 && break; sleep 0.05; done
+{START_DAEMON}
 vfioapctl define vault --queues 02.0011,04.0011
 """
 
