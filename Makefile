@@ -17,6 +17,7 @@ DEBIAN_PACKAGING = build-essential debhelper dh-python fakeroot lintian rpm man-
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' vfioapd/__init__.py)
 SITE = $(wildcard $(VENV)/lib/python3*/site-packages)
 BUILD = .cache/packages
+RELEASE = 1
 
 .PHONY: help demo test test-boot test-crash lab bench man deb rpm debian debian-packaging clean
 
@@ -36,8 +37,10 @@ test: debian $(VENV)/ready
 	VFIOAP_EMULATOR_OPERATIONS=10000 VFIOAPD_TEST_HOOKS=1000 $(BIN)/pytest $(TESTS)
 
 # Hosts that boot under a real systemd, with the packages as they would be shipped, on this machine's Debian
-# and on Debian 13 (fetched once; see vfioapd/lab/roots.py). About twenty minutes.
-test-boot: deb
+# and on Debian 13 (fetched once; see vfioapd/lab/roots.py). About twenty minutes. Two releases of the rpm,
+# so that one can be upgraded to the other.
+test-boot: deb rpm
+	@$(MAKE) --no-print-directory rpm RELEASE=2
 	@$(MAKE) --no-print-directory debian DEBIAN=debootstrap
 	$(BIN)/pytest -m 'boot or not boot' tests/lab/test_boot_*.py \
 		tests/lab/test_guest_kept.py tests/lab/test_guest_sequences.py
@@ -69,7 +72,8 @@ rpm: debian-packaging $(VENV)/ready
 	mkdir -p $(BUILD)/rpm/SOURCES
 	tar -C $(BUILD)/rpm -czf $(BUILD)/rpm/SOURCES/vfioapd-$(VERSION).tar.gz vfioapd-$(VERSION)
 	rpmbuild --quiet -bb --nodeps --define '_topdir $(CURDIR)/$(BUILD)/rpm' \
-		--define 'vfioapd_version $(VERSION)' packaging/rpm/vfioapd.spec
+		--define 'vfioapd_version $(VERSION)' --define 'vfioapd_release $(RELEASE)' \
+		packaging/rpm/vfioapd.spec
 	mv $(BUILD)/rpm/RPMS/noarch/*.rpm $(BUILD)/
 
 debian-packaging:

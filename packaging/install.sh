@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Lays out an installed vfioapd below DESTDIR, for the packages of all distributions.
 #
-#   usage: DESTDIR=FOLDER [UNITDIR=/usr/lib/systemd/system] packaging/install.sh
+#   usage: DESTDIR=FOLDER [UNITDIR=/usr/lib/systemd/system] [PYTHON=/usr/bin/python3] packaging/install.sh
 #
 # Python code goes to a private folder: it is no library for others, and what a distribution lacks is
 # carried there without being in anybody's way. Nothing is fetched.
@@ -10,6 +10,8 @@ set -eu
 cd "$(dirname "$0")/.."
 : "${DESTDIR:?}"
 UNITDIR=${UNITDIR:-/usr/lib/systemd/system}
+# The interpreter of all that is installed: 3.11 or newer, with the modules of libvirt, lxml, pyudev, systemd.
+PYTHON=${PYTHON:-/usr/bin/python3}
 PRIVATE=/usr/lib/vfioapd
 
 # put MODE SOURCE TARGET-FOLDER...
@@ -31,7 +33,7 @@ program() {
 	path=$DESTDIR$1 module=$2
 	mkdir -p "$(dirname "$path")"
 	cat > "$path" <<-PROGRAM
-		#!/usr/bin/python3 -I
+		#!$PYTHON -I
 		# SPDX-License-Identifier: Apache-2.0
 		import sys
 
@@ -45,7 +47,7 @@ program() {
 
 put_tree vfioapd $PRIVATE/vfioapd
 put_tree carried/asyncvarlink $PRIVATE/asyncvarlink
-program /usr/sbin/vfioapd vfioapd.daemon.main
+program "${SBINDIR:-/usr/sbin}/vfioapd" vfioapd.daemon.main
 program /usr/bin/vfioapctl vfioapd.cli.main
 program /usr/bin/vfioap-lab vfioapd.lab.main
 
@@ -55,13 +57,14 @@ put 0644 etc/host.toml /etc/vfioapd
 # that dpkg or rpm gives a file until it is whole would be run, and be gone. Their scripts put it there by one
 # rename; vfioapctl doctor compares it with this one, too.
 put 0755 etc/libvirt/hooks/qemu.d/vfioapd /usr/share/vfioapd/hooks
+sed -i "1s:/usr/bin/python3 :$PYTHON :" "$DESTDIR/usr/share/vfioapd/hooks/vfioapd"
 
 for unit in units/*.service units/*.socket units/*.target; do put 0644 "$unit" "$UNITDIR"; done
 for kind in modules-load.d sysusers.d tmpfiles.d; do put 0644 units/$kind/vfioapd.conf /usr/lib/$kind; done
 
 manual=$(mktemp -d)
 trap 'rm -rf "$manual"' EXIT
-PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 docs/man/generate.py "$manual"
+PYTHONDONTWRITEBYTECODE=1 "$PYTHON" docs/man/generate.py "$manual"
 for page in "$manual"/man*/*; do put 0644 "$page" "/usr/share/man/$(basename "$(dirname "$page")")"; done
 put_tree "$manual/completions/bash" /usr/share/bash-completion/completions
 put_tree "$manual/completions/zsh" "${ZSHDIR:-/usr/share/zsh/vendor-completions}"

@@ -32,8 +32,9 @@ NOT_BELOW_TMP = pytest.mark.skipif(
 
 
 @contextlib.contextmanager
-def boot(host: str, system: str, *, package: bool = False) -> Iterator[BootedLab]:
-    """A booted lab on one of the systems; skipped with the reason where that cannot be had."""
+def boot(host: str, system: str, *, package: Path | None = None) -> Iterator[BootedLab]:
+    """A booted lab on one of the systems, with that package or as the system has it; skipped with the
+    reason where that cannot be had."""
     options: list[str] = []
     if system != MACHINE:
         try:
@@ -41,12 +42,17 @@ def boot(host: str, system: str, *, package: bool = False) -> Iterator[BootedLab
         except LabError as error:
             pytest.skip(str(error))
         options += ["--root", system]
-    if package or system != MACHINE:
-        if not PACKAGE.exists():
-            pytest.skip(f"{PACKAGE.name} is not built: make deb")
-        options += ["--deb", str(PACKAGE)]
+    package = package or (None if system == MACHINE else PACKAGE)
+    if package:
+        skip_without(package)
+        options += [f"--{package.suffix[1:]}", str(package)]
     with booted_lab(host, *options) as lab:
         yield lab
+
+
+def skip_without(package: Path) -> None:
+    if not package.exists():
+        pytest.skip(f"{package.name} is not built: make {package.suffix[1:]}")
 
 
 def autostarted(name: str) -> str:

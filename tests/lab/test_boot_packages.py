@@ -34,7 +34,7 @@ chmod 755 /usr/bin/kill
 @pytest.fixture(scope="module", params=SYSTEMS)
 def host(request: pytest.FixtureRequest) -> Iterator[BootedLab]:
     """A host with the package, and a running guest with queues."""
-    with boot("rdbkvm4", request.param, package=True) as lab:
+    with boot("rdbkvm4", request.param, package=PACKAGE) as lab:
         lab.run("vfioap-lab", "guest", "bastion", "--start")
         lab.shell(DEFINE)
         yield lab

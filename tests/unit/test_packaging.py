@@ -20,12 +20,21 @@ def test_what_is_imported_is_a_distributions_package_or_carried() -> None:
     project = (PACKAGING.parent / "pyproject.toml").read_text()
     listed = re.search(r"^dependencies = \[(.*?)\]", project, re.DOTALL | re.MULTILINE)
     assert listed
-    modules = {re.sub(r"^python-|-python$", "", name) for name in re.findall(r'"([a-z-]+)', listed[1])}
-    carried = {name for name in modules if f"carried/{name}" in (PACKAGING / "install.sh").read_text()}
+    wanted = set(re.findall(r'"([a-z-]+)', listed[1]))
+    carried = {name for name in wanted if f"carried/{name}" in (PACKAGING / "install.sh").read_text()}
     assert carried == {"asyncvarlink"}
-    for recipe in ("deb/control", "rpm/vfioapd.spec"):
-        text = (PACKAGING / recipe).read_text()
-        assert not {name for name in modules - carried if f"python3-{name}" not in text}
+    modules = {re.sub(r"^python-|-python$", "", name) for name in wanted - carried}
+    deb, rpm = ((PACKAGING / recipe).read_text() for recipe in ("deb/control", "rpm/vfioapd.spec"))
+    assert modules <= set(re.findall(r"^ python3-([a-z]+)", deb, re.MULTILINE))
+    assert wanted - carried == set(re.findall(r"^Requires:.*dist\(([a-z-]+)\)", rpm, re.MULTILINE))
+
+
+def test_no_scriptlet_is_left_to_the_macros_of_the_building_machine() -> None:
+    """Debian has none of systemd's, and rpmbuild takes the name of one that it does not know for text."""
+    spec = (PACKAGING / "rpm/vfioapd.spec").read_text()
+    assert not re.findall(r"^%(?:systemd|sysusers|tmpfiles|service)_\w+", spec, re.MULTILINE)
+    for macro in set(re.findall(r"%\{(\w+)\}", spec)) - {"name", "version", "release", "buildroot", "nil"}:
+        assert macro.startswith("_") or re.search(rf"%global {macro} ", spec), macro
 
 
 def test_nothing_is_unpacked_into_the_folder_that_libvirt_runs() -> None:

@@ -58,7 +58,7 @@ def run(host_file: Path, command: Sequence[str], packages: Sequence[Path], base:
     """Boot, run the command after each boot, and return its status once it has ended by itself.
 
     ``base`` is the root folder of another system than this machine's own."""
-    _check_debs(packages)
+    _check_packages(packages)
     if base is not None and not packages:
         raise LabError("another system runs vfioapd from its package: --deb FILE (make deb)", Exit.USAGE)
     cgroups = _CgroupFolders(f"vfioap-lab-{os.getpid()}")
@@ -244,7 +244,10 @@ def _binds(base: Path | None) -> Iterator[str]:
             yield f"--bind-ro={path}"
 
 
-def _check_debs(packages: Sequence[Path]) -> None:
+def _check_packages(packages: Sequence[Path]) -> None:
     for package in packages:
+        kind = package.suffix.removeprefix(".")
+        if kind not in boot_root.INSTALLERS:
+            raise LabError(f"package {package} is neither a .deb nor an .rpm", Exit.USAGE)
         if not package.is_file():
-            raise LabError(f"package {package} does not exist; make it with: make deb", Exit.USAGE)
+            raise LabError(f"package {package} does not exist; make it with: make {kind}", Exit.USAGE)

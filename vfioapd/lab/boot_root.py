@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfioapd.lab import programs, syscalls
+from vfioapd.lab.errors import Exit, LabError
 from vfioapd.lab.host import LIBVIRTD_CONF, QEMU_CONF, SUBSYSTEMS
 from vfioapd.lab.layout import PACKAGE_PARENT
 from vfioapd.lab.world import FOLDERS
@@ -64,6 +65,12 @@ REMOVED = (
 )
 ENABLED = ("libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirt-guests.service")
 OURS = ("vfioapd.service", "vfioapd.socket", "vfioapd-ro.socket", "vfioapd-ready.target")
+
+# By a package's kind. Debian's rpm knows nothing of what dpkg has installed, and wants to be told twice.
+INSTALLERS = {
+    "deb": ("dpkg", "--install"),
+    "rpm": ("rpm", "--install", "--nodeps", "--force-debian"),
+}
 
 # Test guests have no system that could shut down; the usual 300 s would be waited for in vain.
 GUESTS_CONF = "SHUTDOWN_TIMEOUT=3\n"
@@ -152,9 +159,13 @@ def _install(root: Path, packages: Sequence[Path]) -> None:
     """As an admin does it, with a package that is at hand; it enables its own units."""
     for package in packages:
         shutil.copy(package, root / "root")
-    names = [f"/root/{package.name}" for package in packages]
     nspawn = ["systemd-nspawn", "--quiet", f"--directory={root}", "--private-network", "--register=no"]
-    _run([*nspawn, "--keep-unit", "--pipe", "--", "dpkg", "--install", *names])
+    for kind, installer in INSTALLERS.items():
+        names = [f"/root/{package.name}" for package in packages if package.suffix == f".{kind}"]
+        if names and not (root / "usr/bin" / installer[0]).exists():
+            raise LabError(f"a .{kind} needs {installer[0]}, which the system lacks", Exit.MISSING)
+        if names:
+            _run([*nspawn, "--keep-unit", "--pipe", "--", *installer, *names])
 
 
 def _use_checkout(root: Path) -> None:

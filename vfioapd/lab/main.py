@@ -73,7 +73,7 @@ def _add_outer_verbs(chosen: Verbs) -> None:
 
     verb = chosen.add_parser(
         "boot",
-        usage="vfioap-lab boot [--shell] [--root SYSTEM] [--deb FILE] HOSTFILE [-- COMMAND...]",
+        usage="vfioap-lab boot [--shell] [--root SYSTEM] [--deb|--rpm FILE] HOSTFILE [-- COMMAND...]",
         help="boot this machine's Debian on the host, and run a command (default: a shell) after each boot",
     )
     verb.add_argument("hostfile", metavar="HOSTFILE", help="a host file, or the name of a shipped one")
@@ -86,7 +86,9 @@ def _add_outer_verbs(chosen: Verbs) -> None:
     )
     verb.add_argument(
         "--deb",
+        "--rpm",
         metavar="FILE",
+        dest="packages",
         action="append",
         default=[],
         help="install this package first, instead of the daemon of this checkout",

@@ -45,7 +45,7 @@ def boot_up(options: argparse.Namespace) -> int:
     host_file = requirements.find_host_file(options.hostfile)
     _check_host_file(host_file)
     base = roots.fetch(options.root) if options.root else None
-    return boot.run(host_file, options.command, [Path(deb).resolve() for deb in options.deb], base)
+    return boot.run(host_file, options.command, [Path(name).resolve() for name in options.packages], base)
 
 
 def fetch_peers(_options: argparse.Namespace) -> int:
