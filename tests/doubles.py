@@ -296,7 +296,8 @@ class RunningServer:
 
     def __init__(self, rig: Rig, service: object = None) -> None:
         self.rw, self.ro = str(rig.places.socket), str(rig.places.read_only_socket)
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner()  # as asyncio.run, which the daemon ends with
+        self._loop = self._runner.get_loop()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(rig, service or rig.service))
@@ -312,8 +313,8 @@ class RunningServer:
         assert not self._thread.is_alive()
 
     def _run(self, rig: Rig, service: object) -> None:
-        self._loop.run_until_complete(self._serve(rig, service))
-        self._loop.close()
+        with self._runner:
+            self._runner.run(self._serve(rig, service))
 
     async def _serve(self, rig: Rig, service: object) -> None:
         with ThreadPoolExecutor(1) as reads, ThreadPoolExecutor(1) as changes:
