@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, assert_never
 
 from vfioapd.domain.mask import format_change
@@ -235,5 +236,6 @@ def describe(step: Step) -> str:
             assert_never(step)
 
 
+@lru_cache(256)  # each step is told in the journal, in the history and in the reply
 def _matrix(matrix: Matrix) -> str:
     return " ".join(map(str, matrix.queues())) or "nothing"
