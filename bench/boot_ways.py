@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MDEVS = Path("/sys/bus/mdev/devices")
+LIBVIRT_SECONDS = 60
 BARE, SCRIPT = Path("/run/bench.writes"), Path("/run/bench.sh")
 
 
@@ -28,12 +29,22 @@ def main() -> int:
     make = WAYS[way]()
     apply_time.empty()
     apply_time.settle()
+    _wait_for_libvirt()
     took = milliseconds(make)
     found = len(list(MDEVS.iterdir()))
     if found != len(DOMAINS):
         raise SystemExit(f"bench: {way} made {found} devices, not {len(DOMAINS)}")
     print(took)
     return 0
+
+
+def _wait_for_libvirt() -> None:
+    """Until it has heard that the devices are gone: it refuses to start one that it takes for active."""
+    deadline = time.monotonic() + LIBVIRT_SECONDS
+    while run("virsh", "-q", "nodedev-list", "--cap", "mdev").split():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"bench: libvirt lists removed devices after {LIBVIRT_SECONDS} s")
+        time.sleep(0.1)
 
 
 def _bare() -> Callable[[], object]:
@@ -62,9 +73,7 @@ def _mdevctl() -> Callable[[], object]:
 
 
 def _virsh() -> Callable[[], object]:
-    listed = subprocess.run(
-        ["virsh", "-q", "nodedev-list", "--all", "--cap", "mdev"], capture_output=True, text=True, check=True
-    ).stdout.split()
+    listed = run("virsh", "-q", "nodedev-list", "--all", "--cap", "mdev").split()
     names = [name for name in listed if any(_underscored(domain) in name for domain in DOMAINS)]
 
     def make() -> None:
