@@ -123,6 +123,17 @@ def test_text_that_is_not_utf_8_is_named_with_its_line(tmp_path: Path) -> None:
 # One changed line of GOOD each: (old, new, line, key, words of the sentence or the hint).
 MISTAKES = [
     ("version = 1", "", 1, "version", "missing"),
+    (
+        "version = 1\n\n[host]",
+        "[host]\nversion = 1",
+        2,
+        "version",
+        "at the top of the file, before the first",
+    ),
+    ("version = 1", "\nkeep = []\nversion = 1", 2, "keep", "belongs under [host], not at the top"),
+    ("[host]", "[host]\nversion = 1", 4, "version", "at the top of the file, before the first table"),
+    ("[host]", '[host]\nname = "bastion"', 4, "name", "under the [[matrix]] that it is about, not in [host]"),
+    ('name = "vault"', 'name = "vault"\nrepair = true', 18, "repair", "under [host], not in [[matrix]]"),
     ("version = 1", "version = 2", 1, "version", "must be 1"),
     ("version = 1", "version = true", 1, "version", "must be 1"),
     ("version = 1", 'version = "1"', 1, "version", "must be 1"),
@@ -285,3 +296,9 @@ def test_statements_cover_the_text_without_gaps() -> None:
     assert "".join(text[one.start : one.end] for one in statements) == text
     assert [one.path[-1] for one in statements[-4:]] == ["x", "y", "z", "w"]
     assert all(one.line == text[: one.start].count("\n") + 1 for one in statements)
+
+
+def test_a_version_below_the_last_matrix_is_told_where_it_belongs() -> None:
+    text = GOOD.removeprefix("version = 1\n") + "version = 1\n"
+    expected = "version: belongs at the top of the file, before the first table, not in [[matrix]]"
+    assert str(refusal(text)) == f"host.toml:{text.count(chr(10))}: {expected}"

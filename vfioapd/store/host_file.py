@@ -39,6 +39,12 @@ _NEEDED = {
     "domains": "[0x0011]",
 }
 _MATRIX = (*_NEEDED, "control_domains", "start", "guest", "require")
+# Where a key belongs that is met elsewhere: to TOML a line belongs to the last table begun above it.
+_HOME = {
+    "version": "belongs at the top of the file, before the first table",
+    **dict.fromkeys(_HOST, "belongs under [host]"),
+    **dict.fromkeys(_MATRIX, "belongs under the [[matrix]] that it is about"),
+}
 
 # Which key of a [[matrix]] to point at when two definitions contradict each other.
 _KEY_OF = {
@@ -74,7 +80,7 @@ def parse(text: str, file: str) -> Desired:
     if not document:
         return Desired()
     top = Table(Source(file, scan(text)), (), None, document)
-    top.only(_TOP)
+    top.only(_TOP, _HOME)
     _check_version(top)
     desired = replace(_host(top), definitions=tuple(map(_definition, _matrix_tables(top))))
     _check_contradictions(desired, top.source)
@@ -128,22 +134,30 @@ def rewrite(text: str, after: Desired, *, file: str = HOST_FILE) -> str:
 
 
 def _check_version(top: Table) -> None:
+    if "version" not in top.values:
+        for table in (_host_table(top), *_matrix_tables(top)):
+            if "version" in table.values:
+                raise table.misplaced("version", _HOME)
     top.needed("version", str(VERSION))
     version = top.values["version"]
     if type(version) is not int or version != VERSION:
         raise top.refusal("version", f"must be {VERSION}", "a newer vfioapd may read other versions")
 
 
-def _host(top: Table) -> Desired:
-    """What [host] says; the matrices are still to come."""
+def _host_table(top: Table) -> Table:
     host = top.values.get("host", {})
     if not isinstance(host, dict):
         raise top.refusal("host", "must be a table", "write [host] on a line of its own")
-    table = Table(top.source, ("host",), None, host)
-    table.only(_HOST)
+    return Table(top.source, ("host",), None, host)
+
+
+def _host(top: Table) -> Desired:
+    """What [host] says; the matrices are still to come."""
+    table = _host_table(top)
+    table.only(_HOST, _HOME)
     return Desired(
-        keep=table.texts("keep", parse_apqn) if "keep" in host else frozenset(),
-        binding=table.word("binding", Binding.MASKS) if "binding" in host else None,
+        keep=table.texts("keep", parse_apqn) if "keep" in table.values else frozenset(),
+        binding=table.word("binding", Binding.MASKS) if "binding" in table.values else None,
         repair=table.flag("repair", default=False),
     )
 
@@ -156,7 +170,7 @@ def _matrix_tables(top: Table) -> list[Table]:
 
 
 def _definition(table: Table) -> Definition:
-    table.only(_MATRIX)
+    table.only(_MATRIX, _HOME)
     for key, example in _NEEDED.items():
         table.needed(key, example)
     domains = table.numbers("domains", check_domain)

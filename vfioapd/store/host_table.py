@@ -14,7 +14,7 @@ from vfioapd.domain.problems import Problem, Refused
 from vfioapd.store.toml_text import Statement, line_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from enum import StrEnum
 
 _Word = TypeVar("_Word", bound="StrEnum")
@@ -54,25 +54,40 @@ class Table:
     number: int | None
     values: dict[str, object]
 
+    @property
+    def _place(self) -> str:
+        if not self.path:
+            return "at the top"
+        return f"in [{self.path[0]}]" if self.number is None else f"in [[{self.path[0]}]]"
+
     def refusal(self, key: str, reason: str, hint: str | None = None) -> Refused:
         """The refusal of one key of this table."""
         place = self.source.at((*self.path, key), self.number)
         return Refused(Problem.BAD_HOST_FILE, f"{place}: {key}: {reason}", hint=hint)
 
-    def only(self, known: Iterable[str]) -> None:
-        """Refuse a key that has no meaning here; a misspelt key must not be a silent default."""
+    def only(self, known: Iterable[str], home: Mapping[str, str]) -> None:
+        """Refuse a key that has no meaning here; a misspelt key must not be a silent default.
+
+        `home` says of the keys of other tables where they belong.
+        """
         names = list(known)
         for key in self.values:
             if key not in names:
+                if key in home:
+                    raise self.misplaced(key, home)
                 near = get_close_matches(key, names, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
                 raise self.refusal(key, "unknown key", hint)
 
+    def misplaced(self, key: str, home: Mapping[str, str]) -> Refused:
+        """The refusal of a key that another table has."""
+        return self.refusal(key, f"{home[key]}, not {self._place}", "move that line")
+
     def needed(self, key: str, example: str) -> None:
         """Refuse the table without this key."""
         if key not in self.values:
-            what = "[[matrix]]" if self.number is not None else "the file"
-            raise self.refusal(key, f"missing in {what}", f"add a line such as: {key} = {example}")
+            where = self._place if self.path else "in the file"
+            raise self.refusal(key, f"missing {where}", f"add a line such as: {key} = {example}")
 
     def text(self, key: str, read: Callable[[str], _Value]) -> _Value:
         """A text, read further by ``read``, whose refusal gets file, line and key."""
