@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from doctor_defects import DEFECTS, RULE, SOUND, boot, both, healthy
 
 from vfioapd.domain.boot_masks import MaskSetter
 from vfioapd.domain.mask import EMPTY_MASK, Mask
+from vfioapd.domain.matrix import EMPTY_MATRIX
+from vfioapd.domain.snapshot import ForeignDefinition, Mdev
 from vfioapd.plan.doctor import SUBJECTS, diagnose
 from vfioapd.plan.doctor_facts import DaemonFacts, HostFacts, LibvirtFacts
-from vfioapd.plan.doctor_finding import WARNINGS, Code, Finding, Severity, Subject
+from vfioapd.plan.doctor_finding import WARNINGS, Code, Finding, Report, Severity, Subject
+
+OTHER = UUID("11111111-2222-3333-4444-555555555555")
 
 
 def found(facts: HostFacts) -> list[Finding]:
@@ -44,6 +49,28 @@ def test_what_only_looks_like_a_defect_is_not_told(name: str) -> None:
     assert found(SOUND[name](healthy())) == []
 
 
+def test_devices_of_others_are_no_defect_and_not_passed_over() -> None:
+    facts = healthy()
+    assert facts.snapshot
+    assert "not ours" not in _mdevctl(facts).looked_at
+    defined = ForeignDefinition(OTHER, EMPTY_MATRIX, starts_itself=False)
+    both_ways = replace(
+        facts,
+        snapshot=replace(
+            facts.snapshot,
+            mdevs=(*facts.snapshot.mdevs, Mdev(OTHER, EMPTY_MATRIX, frozenset(), in_use=False)),
+        ),
+        mdevctl=replace(facts.mdevctl, definitions={**facts.mdevctl.definitions, OTHER: defined}),
+    )
+    report = _mdevctl(both_ways)
+    assert report.state == "ok"
+    assert report.looked_at.endswith("; not ours: 1 (look: vfioapctl adopt)")
+
+
+def _mdevctl(facts: HostFacts) -> Report:
+    return next(one for one in diagnose(facts) if one.subject is Subject.MDEVCTL)
+
+
 def test_what_cannot_be_looked_at_is_said_and_is_no_defect() -> None:
     facts = replace(healthy(), units=None, unread={Subject.MDEVCTL: "no permission"})
     reports = {one.subject: one for one in diagnose(facts)}
@@ -71,7 +98,7 @@ def test_kubevirt_is_named_with_its_setting() -> None:
 
 def test_an_error_outweighs_a_warning() -> None:
     facts = both(*(DEFECTS[name][0] for name in ("no mdevctl", "torn definition")))(healthy())
-    report = next(one for one in diagnose(facts) if one.subject is Subject.MDEVCTL)
+    report = _mdevctl(facts)
     assert {one.severity for one in report.findings} == set(Severity)
     assert report.state == "error"
 

@@ -99,4 +99,12 @@ def _report(subject: Subject, text: str, checks: Iterable[Check], facts: HostFac
     unchecked = [one for one in said if isinstance(one, Unchecked)]
     if subject in facts.unread:
         unchecked.append(Unchecked(subject.value, facts.unread[subject]))
-    return Report(subject, text, findings, tuple(unchecked))
+    return Report(subject, text + _aside(subject, facts), findings, tuple(unchecked))
+
+
+def _aside(subject: Subject, facts: HostFacts) -> str:
+    """What is no defect, and yet more than an admin may know of."""
+    if subject is not Subject.MDEVCTL or Subject.HOST_FILE in facts.unread:
+        return ""
+    others = doctor_files.others(facts)
+    return f"; not ours: {others} (look: vfioapctl adopt)" if others else ""

@@ -126,6 +126,13 @@ def foreign_definitions(facts: HostFacts) -> Iterator[Finding]:
             yield from _cannot_start(facts, found)
 
 
+def others(facts: HostFacts) -> int:
+    """How many devices, active or defined, are not ours."""
+    devices = facts.snapshot.by_uuid.keys() if facts.snapshot else set()
+    known = devices | facts.mdevctl.definitions.keys()
+    return sum(facts.desired.by_uuid(uuid) is None for uuid in known)
+
+
 def paths(facts: HostFacts) -> Iterator[Finding]:
     """Who may write what root reads, and who may talk to the daemon."""
     for one in facts.paths:
