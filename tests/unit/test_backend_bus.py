@@ -290,20 +290,6 @@ def test_a_guest_with_a_matrix_too_large_for_a_page_is_still_seen_to_use_it(gene
     assert read_snapshot(kernel.sysfs).mdevs[0].in_use
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="no attribute tells of a guest that holds a device without queues; its VFIO group would",
-)
-def test_a_guest_whose_queues_are_all_filtered_out_is_still_seen_to_use_its_device() -> None:
-    kernel = kernel_of()
-    make_device(kernel, "5", "17")
-    kernel.guest_open(str(DEVICE), "bastion")
-    kernel.play({"action": "remove-adapter", "adapter": 5})
-    (device,) = read_snapshot(kernel.sysfs).mdevs
-    assert device.guest_matrix == frozenset()
-    assert device.in_use
-
-
 def test_ap_config_is_written_in_full_and_read_back() -> None:
     matrix = Matrix(frozenset({0, 5, 255}), frozenset({17}), frozenset({16, 17}))
     text = format_ap_config(matrix)

@@ -164,7 +164,7 @@ class Hooks:
         mdev = state.snapshot.mdev(definition.uuid) if definition else None
         if definition is None or definition.start is not Start.MANUAL or mdev is None or mdev.in_use:
             return
-        wish = replace(wishes.stop(state, [name]), stopped=state.stopped)
+        wish = replace(wishes.stop(state, [name], guest_ended=True), stopped=state.stopped)
         made = self._service.changes.make(wish, state, None)
         logger.info("its guest has ended: %s", "; ".join(made.steps))
 

@@ -127,6 +127,14 @@ def check_unused(definition: Definition, snapshot: Snapshot, unplugs: Iterable[U
         raise _in_use(definition, "a guest that libvirt does not know", "shut that guest down")
 
 
+def check_seen(definition: Definition, snapshot: Snapshot) -> None:
+    """Refuse to remove the device of a libvirt guest while libvirt does not answer and no queue of it is
+    left: only a queue's status tells that a guest has it (vfio_ap_drv.c:status_show)."""
+    mdev = snapshot.mdev(definition.uuid)
+    if definition.guest and snapshot.guests is None and mdev is not None and mdev.guest_matrix == frozenset():
+        guest_of(definition.guest, snapshot)
+
+
 def check_documents(
     snapshot: Snapshot, plugs: Iterable[Plug], unplugs: Iterable[Unplug], desired: Desired
 ) -> None:

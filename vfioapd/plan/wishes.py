@@ -14,6 +14,7 @@ from vfioapd.plan.checks import (
     check_free,
     check_guest_takes,
     check_on_host,
+    check_seen,
     check_undefinable,
     check_unused,
     check_vfio_ap,
@@ -74,12 +75,14 @@ def start(state: State, names: Iterable[str]) -> Wish:
     return _started(state, definitions)
 
 
-def stop(state: State, names: Iterable[str]) -> Wish:
+def stop(state: State, names: Iterable[str], *, guest_ended: bool = False) -> Wish:
     """Remove the devices of matrices. One that starts by itself keeps its queues away from the host."""
     ended = [state.desired.get(name) for name in names]
     unplugs = _let_go(state, ended, (Where.LIVE,))
     for one in ended:
         check_unused(one, state.snapshot, unplugs)
+        if not guest_ended:
+            check_seen(one, state.snapshot)
     stopped = replace(state, stopped=state.stopped | {one.name for one in ended})
     back = [one for one in ended if one.start is Start.MANUAL]
     return wish_for(stopped, touched=ended, released=back, unplugs=unplugs)
