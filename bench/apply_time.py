@@ -49,7 +49,7 @@ def measure(options: Options) -> Section:
     again = Figure("`vfioapctl apply`, nothing to do", "ms", [])
     writes = idle_writes = 0
     writes_file = Path("/run/vfioapd-bench.writes")
-    prepare_bare(writes_file)
+    writes_file.write_text(bare_line())
     with running_daemon() as daemon:
         for _ in range(options.rounds):
             _apply(host_file(()))
@@ -106,9 +106,9 @@ def empty() -> None:
     write(BUS / "aqmask", f"{EVERYTHING}\n")
 
 
-def prepare_bare(file: Path) -> None:
+def bare_line() -> str:
     """All the writes in one line, as the helper takes them."""
-    file.write_text(json.dumps([(str(path), text) for path, text in bare_writes()]) + "\n")
+    return json.dumps([(str(path), text) for path, text in bare_writes()]) + "\n"
 
 
 def write_bare(file: Path) -> None:

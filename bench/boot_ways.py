@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of boot_time that runs in the booted lab: all devices made in one way, timed.
+"""Other ways to make the devices that vfioapd restores: as a service in its place at boot, or by virsh.
 
-``python -m bench.boot_ways WAY`` prints the milliseconds.
+``python -m bench.boot_ways`` does it by virsh, in a booted lab without devices, and prints the milliseconds.
 """
 
 from __future__ import annotations
@@ -14,28 +14,81 @@ from typing import TYPE_CHECKING
 from bench import apply_time
 from bench.apply_time import ADAPTERS, DOMAINS, bare_writes, uuid_of
 from bench.processes import milliseconds, run
+from vfioapd.backend import write_helper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
 MDEVS = Path("/sys/bus/mdev/devices")
+SAVED = "/var/bench"  # outlives the boot
 LIBVIRT_SECONDS = 60
-BARE, SCRIPT = Path("/run/bench.writes"), Path("/run/bench.sh")
+
+# vfioapd.service with another program, at the same place in the boot and in the same sandbox.
+DROP_IN = """\
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+Restart=no
+WatchdogSec=0
+StandardInput=file:{saved}
+ExecStart=
+ExecStart={program}
+"""
+
+
+def drop_in(way: str) -> str:
+    """For vfioapd.service, whose new program reads what ``text`` gives from its standard input."""
+    helper = f"{sys.executable} -I -S {write_helper.__file__}"
+    return DROP_IN.format(saved=SAVED, program=helper if way == "bare" else "/bin/bash -e")
+
+
+def text(way: str) -> str:
+    """What the program reads: all writes in one line, or a script."""
+    if way == "bare":
+        return apply_time.bare_line()
+    lines = _redbook() if way == "script" else _mdevctl()
+    return "\n".join([_mask(), *lines]) + "\n"
 
 
 def main() -> int:
-    """Make all devices once, from a host without any; print how long it took."""
-    way = sys.argv[1]
-    make = WAYS[way]()
+    """All devices by virsh, one after the other."""
     apply_time.empty()
     apply_time.settle()
     _wait_for_libvirt()
+    listed = run("virsh", "-q", "nodedev-list", "--all", "--cap", "mdev").split()
+    names = [name for name in listed if any(_underscored(domain) in name for domain in DOMAINS)]
+
+    def make() -> None:
+        apply_time.write(*next(bare_writes()))
+        for name in names:
+            run("virsh", "-q", "nodedev-start", name)
+
     took = milliseconds(make)
     found = len(list(MDEVS.iterdir()))
     if found != len(DOMAINS):
-        raise SystemExit(f"bench: {way} made {found} devices, not {len(DOMAINS)}")
+        raise SystemExit(f"bench: virsh made {found} devices, not {len(DOMAINS)}")
     print(took)
     return 0
+
+
+def _mask() -> str:
+    path, mask = next(bare_writes())
+    return f"echo {mask.strip()} > {path}"
+
+
+def _redbook() -> Iterator[str]:
+    """As the Redbook SG24-8547 has it (Examples 3-8 to 3-14), with one mask and without its sleeps: a
+    number is echoed into each attribute."""
+    for domain in DOMAINS:
+        yield f"echo {uuid_of(domain)} > {apply_time.CREATE}"
+        yield f"cd {apply_time.MATRIX}/{uuid_of(domain)}"
+        yield from (f"echo {adapter:#04x} > assign_adapter" for adapter in ADAPTERS)
+        yield f"echo {domain:#06x} > assign_domain"
+        yield f"echo {domain:#06x} > assign_control_domain"
+
+
+def _mdevctl() -> Iterator[str]:
+    yield from (f"mdevctl start --uuid {uuid_of(domain)}" for domain in DOMAINS)
 
 
 def _wait_for_libvirt() -> None:
@@ -47,48 +100,9 @@ def _wait_for_libvirt() -> None:
         time.sleep(0.1)
 
 
-def _bare() -> Callable[[], object]:
-    apply_time.prepare_bare(BARE)
-    return lambda: apply_time.write_bare(BARE)
-
-
-def _script() -> Callable[[], object]:
-    """As the Redbook SG24-8547 has it (Examples 3-8 to 3-14), with one mask and without its sleeps: a
-    number is echoed into each attribute."""
-    path, mask = next(bare_writes())
-    lines = [f"echo {mask.strip()} > {path}"]
-    for domain in DOMAINS:
-        lines += [
-            f"echo {uuid_of(domain)} > {apply_time.CREATE}",
-            f"cd {apply_time.MATRIX}/{uuid_of(domain)}",
-        ]
-        lines += [f"echo {adapter:#04x} > assign_adapter" for adapter in ADAPTERS]
-        lines += [f"echo {domain:#06x} > assign_domain", f"echo {domain:#06x} > assign_control_domain"]
-    SCRIPT.write_text("\n".join(["set -e", *lines]) + "\n")
-    return lambda: run("bash", str(SCRIPT))
-
-
-def _mdevctl() -> Callable[[], object]:
-    return apply_time.by_mdevctl
-
-
-def _virsh() -> Callable[[], object]:
-    listed = run("virsh", "-q", "nodedev-list", "--all", "--cap", "mdev").split()
-    names = [name for name in listed if any(_underscored(domain) in name for domain in DOMAINS)]
-
-    def make() -> None:
-        apply_time.write(*next(bare_writes()))
-        for name in names:
-            run("virsh", "-q", "nodedev-start", name)
-
-    return make
-
-
 def _underscored(domain: int) -> str:
     return str(uuid_of(domain)).replace("-", "_")
 
-
-WAYS = {"bare": _bare, "script": _script, "mdevctl": _mdevctl, "virsh": _virsh}
 
 if __name__ == "__main__":
     sys.exit(main())

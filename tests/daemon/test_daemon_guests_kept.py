@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 from doubles import ADMIN, Rig, uuid_of
 
 from vfioapd.daemon.drift import Drift, GuestNews
+from vfioapd.daemon.news import News
 from vfioapd.virt.connection import GuestEvent
 
 if TYPE_CHECKING:
@@ -128,6 +131,43 @@ def test_what_somebody_took_from_a_guest_is_drift(rig: Rig, repair: bool) -> Non
     look(rig)
     assert has_it(rig) is repair
     assert problem(rig) == ("" if repair else "guest bastion does not have it (config)")
+
+
+def test_what_somebody_took_from_a_guest_that_has_just_come_is_drift_too(given: Rig) -> None:
+    given.guests.rooms["bastion"].live.clear()
+    Drift(given.service).look(
+        None, GuestNews({"bastion"}, all_new=True, robbed={"bastion"}), given.guests.read()
+    )
+    assert not given.guests.rooms["bastion"].live
+    assert problem(given) == "guest bastion does not have it (live)"
+
+
+@pytest.mark.parametrize(
+    ("said", "robbed"),
+    [
+        (["started", "device-removed ua-vfioap"], {"bastion"}),
+        (["libvirt is there", "device-removed hostdev0"], {"bastion"}),
+        (["device-removed ua-vfioap", "started"], set()),
+        (["device-removed ua-vfioap", "libvirt is there"], set()),
+        (["started", "device-removed virtio-disk1"], set()),
+    ],
+    ids=lambda value: " then ".join(value) if isinstance(value, list) else "",
+)
+def test_a_guest_is_robbed_by_who_unplugs_a_device_after_it_has_come(
+    given: Rig, said: list[str], robbed: set[str]
+) -> None:
+    async def hear() -> set[str]:
+        with ThreadPoolExecutor(1) as worker:
+            news = News(asyncio.get_running_loop(), worker, worker, given.service)
+            for words in said:
+                what, _, device = words.partition(" ")
+                if what == "libvirt":
+                    news.hear(words, all_new=True)
+                else:
+                    news.hear(words, GuestEvent("bastion", what, device))
+            return news._of_guests.robbed
+
+    assert asyncio.run(hear()) == robbed
 
 
 def test_what_an_admin_detached_from_a_running_guest_stays_out_until_it_starts_anew(given: Rig) -> None:

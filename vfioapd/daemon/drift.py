@@ -41,6 +41,7 @@ class GuestNews:
 
     new: set[str] = field(default_factory=set)  # guests that were defined, reverted or started
     all_new: bool = False  # libvirt is there again: nobody told what happened meanwhile
+    robbed: set[str] = field(default_factory=set)  # guests that had come by then, and lost a device since
     renamed: list[tuple[str, str]] = field(default_factory=list)  # the old name and the new
 
 
@@ -104,11 +105,13 @@ class Drift:
         return again
 
     def _unasked(self, state: State, news: GuestNews) -> set[str]:
-        """The matrices that are missing in guests which came anew."""
+        """The matrices that are missing in guests which came anew, and from which nobody has taken one."""
         return {
             one.name
             for one in state.desired.definitions
-            if one.name in self._of_guests and (news.all_new or one.guest in news.new)
+            if one.name in self._of_guests
+            and (news.all_new or one.guest in news.new)
+            and one.guest not in news.robbed
         }
 
     def _tell_arrivals(self, mdevs: tuple[Mdev, ...] | None) -> None:

@@ -66,7 +66,8 @@ class News:
         """What libvirt tells."""
         logger.debug("news: %s", what)
         self._service.feed.tell(Kind.GUEST, what)
-        self._of_guests.all_new |= all_new
+        if all_new:
+            self._of_guests = GuestNews(all_new=True, renamed=self._of_guests.renamed)
         if event is not None:
             self._note(event)
         self._look_in(GATHER)
@@ -78,6 +79,9 @@ class News:
     def _note(self, event: GuestEvent) -> None:
         if event.is_new:
             self._of_guests.new.add(event.guest)
+            self._of_guests.robbed.discard(event.guest)
+        elif event.is_loss:
+            self._of_guests.robbed.add(event.guest)
         elif event.what == "unnamed":
             self._unnamed = event.guest
         elif event.what == "renamed":

@@ -51,6 +51,9 @@ _UNDEFINED = ("undefined", "unnamed")  # virDomainEventUndefinedDetailType; the 
 _DETAILS = {libvirt.VIR_DOMAIN_EVENT_DEFINED: _DEFINED, libvirt.VIR_DOMAIN_EVENT_UNDEFINED: _UNDEFINED}
 
 
+HOSTDEV_ALIASES = ("ua-vfioap", "hostdev")  # of xml-templates/hostdev.xml, and libvirt's own
+
+
 @dataclass(frozen=True, slots=True)
 class GuestEvent:
     """What libvirt says has happened to a guest."""
@@ -63,6 +66,11 @@ class GuestEvent:
     def is_new(self) -> bool:
         """Whether the guest has now, in one of its documents, what somebody else put there and not we."""
         return self.what in ("defined", "reverted", "started")
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether a device was unplugged that can be a matrix, by the alias that we or libvirt gave it."""
+        return self.what == "device-removed" and self.device.startswith(HOSTDEV_ALIASES)
 
     def __str__(self) -> str:
         return f"guest {self.guest} {self.what} {self.device}".rstrip()
