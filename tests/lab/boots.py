@@ -30,6 +30,17 @@ NOT_BELOW_TMP = pytest.mark.skipif(
     CHECKOUT.parts[1] == "tmp", reason="a unit with PrivateTmp=yes cannot run a daemon from below /tmp"
 )
 
+# A part of a script: guest aw1 starts and ends as long as the process $upgrade runs, and five times at least.
+GUESTS_MEANWHILE = """\
+starts=0 failed=0
+while kill -0 $upgrade 2> /dev/null || [ $starts -lt 5 ]; do
+  starts=$((starts + 1))
+  virsh -q start aw1 --paused || failed=$((failed + 1))
+  virsh -q destroy aw1 || failed=$((failed + 1))
+done
+wait $upgrade
+"""
+
 
 @contextlib.contextmanager
 def boot(host: str, system: str, *, package: Path | None = None) -> Iterator[BootedLab]:

@@ -10,7 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from boots import CHECKOUT, MACHINE, PACKAGE, boot, matrices, skip_without
+from boots import CHECKOUT, GUESTS_MEANWHILE, MACHINE, PACKAGE, boot, matrices, skip_without
 
 from vfioapd import VERSION
 
@@ -186,7 +186,8 @@ def test_guests_start_and_end_as_ever_while_it_is_upgraded(host: BootedLab) -> N
     """The hook is always there, whole; what it meets is a daemon that is there, ending, gone or starting."""
     host.run("vfioap-lab", "guest", "aw1")
     host.run("vfioapctl", "define", "aw1", "--queues", "02.0011", "--guest", "aw1")
-    script = WHILE_UPGRADED.format(rpm=RPM, hook=HOOK, older=RELEASES[0], newer=RELEASES[1])
+    older, newer = RELEASES
+    script = WHILE_UPGRADED.format(rpm=RPM, hook=HOOK, older=older, newer=newer, guests=GUESTS_MEANWHILE)
     starts, failed, looks, missing = host.shell(script, timeout=200).stdout.split()[-4:]
     assert (int(starts) >= 5, failed) == (True, "0")
     assert (int(looks) > 100, missing) == (True, "0")
@@ -212,14 +213,7 @@ WHILE_UPGRADED = """
   done
   echo $looks $missing > /root/looks
 ) & looking=$!
-starts=0 failed=0
-while kill -0 $upgrade 2> /dev/null || [ $starts -lt 5 ]; do
-  starts=$((starts + 1))
-  virsh -q start aw1 --paused || failed=$((failed + 1))
-  virsh -q destroy aw1 || failed=$((failed + 1))
-done
-wait $upgrade
-wait $looking
+{guests}wait $looking
 echo $starts $failed $(cat /root/looks)
 """
 
