@@ -19,14 +19,14 @@ SITE = $(wildcard $(VENV)/lib/python3*/site-packages)
 BUILD = .cache/packages
 RELEASE = 1
 
-.PHONY: help demo test test-boot test-crash lab bench man deb rpm debian debian-packaging clean
+.PHONY: help demo test test-boot test-crash lab bench man deb rpm wheel debian debian-packaging clean
 
 help:
 	@echo "make demo    the main job, from nothing to a queue in a guest, narrated (needs root)"
 	@echo "make test    every test, linter and rule (needs root for the lab tests)"
 	@echo "make lab     a shell inside the lab, on host HOST=$(HOST)"
 	@echo "make man     manual pages and completions, below .cache/man"
-	@echo "make deb     Debian packages, below .cache/packages; make rpm likewise"
+	@echo "make deb     Debian packages, below .cache/packages; make rpm and make wheel likewise"
 	@echo "make bench   the measurements of bench/RESULTS.md"
 
 demo: debian $(VENV)/ready
@@ -75,6 +75,11 @@ rpm: debian-packaging $(VENV)/ready
 		--define 'vfioapd_version $(VERSION)' --define 'vfioapd_release $(RELEASE)' \
 		packaging/rpm/vfioapd.spec
 	mv $(BUILD)/rpm/RPMS/noarch/*.rpm $(BUILD)/
+
+# For where neither fits; see docs/packages.md. What setuptools left in build/ would be shipped, too.
+wheel: debian $(VENV)/ready
+	rm -rf build
+	$(BIN)/pip wheel -q --no-deps --wheel-dir $(BUILD) .
 
 debian-packaging:
 	@$(MAKE) --no-print-directory debian DEBIAN='$(DEBIAN_PACKAGING)'

@@ -229,7 +229,8 @@ def _log_to_journal_or_stderr(level: int) -> None:
     else:
         handler.setFormatter(logging.Formatter("vfioapd: %(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for library in ("asyncio", "asyncvarlink"):  # how they do it, --debug is not about
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":
