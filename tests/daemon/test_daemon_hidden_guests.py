@@ -75,3 +75,14 @@ def test_when_its_guest_has_ended_the_hook_stops_it_without_asking_libvirt(any_r
     any_rig.kernel.play({"action": "remove-adapter", "adapter": 5})
     assert any_rig.service.hook_release("bastion", [str(VAULT)]) == ["vault"]
     assert any_rig.host.bus().mdevs == ()
+
+
+def test_the_refusal_names_the_daemon_that_this_host_is_set_up_with(hidden: Rig) -> None:
+    """A start of libvirtd would end virtqemud: their units conflict."""
+    link = hidden.root / "etc/systemd/system/sockets.target.wants/virtqemud.socket"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/usr/lib/systemd/system/virtqemud.socket")
+    hidden.guests.is_up = False
+    with pytest.raises(VfioApError) as refused:
+        hidden.attach("vault", "bastion")
+    assert refused.value.hint == "start it: systemctl start virtqemud"

@@ -181,6 +181,21 @@ def test_a_device_that_others_remove_is_counted_and_their_work_named(sound: Rig,
     assert "virsh (PID 9)" in finding.sentence
 
 
+def test_of_two_libvirts_the_one_that_is_enabled_is_judged(sound: Rig) -> None:
+    """RHEL 9 installs both, and virtqemud sleeps while nobody needs it."""
+    write(sound.root, "usr/sbin/virtqemud", "#!/bin/sh\n", 0o755)
+    write(sound.root, "etc/systemd/system/sockets.target.wants/README", "")
+    (sound.root / "etc/systemd/system/sockets.target.wants/virtqemud.socket").symlink_to("/nowhere")
+    sound.guests.is_up = False
+    (finding,) = (
+        one
+        for subject in examine(sound.service).subjects
+        for one in subject.findings
+        if "libvirt-" in one.code
+    )
+    assert finding.sentence == "libvirt (virtqemud.service) does not answer"
+
+
 def test_looking_changes_nothing(sound: Rig) -> None:
     before = sound.state()
     examine(sound.service)

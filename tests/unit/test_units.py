@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vfioapd.daemon.places import Places
-from vfioapd.virt.awake import libvirt_runs
+from vfioapd.virt.awake import libvirt_runs, libvirt_to_start
 
 UNITS = Path(__file__).parents[2] / "units"
 SYSTEM_UNITS = Path("/usr/lib/systemd/system")
@@ -174,3 +174,35 @@ def test_a_pid_file_left_behind_is_no_running_libvirt(tmp_path: Path, pid: str, 
 
 def test_without_a_pid_file_no_libvirt_runs(tmp_path: Path) -> None:
     assert not libvirt_runs(tmp_path, tmp_path)
+
+
+def set_up(root: Path, *, installed: tuple[str, ...], enabled: str | None) -> Path:
+    for daemon in installed:
+        program = root / "usr/sbin" / daemon
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.touch(mode=0o755)
+    if enabled:
+        link = root / "etc/systemd/system" / enabled
+        link.parent.mkdir(parents=True)
+        link.symlink_to(f"/usr/lib/systemd/system/{link.name}")
+    return root
+
+
+BOTH = ("libvirtd", "virtqemud")
+
+
+@pytest.mark.parametrize(
+    ("installed", "enabled", "daemon"),
+    [
+        (("libvirtd",), None, "libvirtd"),
+        (("virtqemud",), None, "virtqemud"),
+        (BOTH, "multi-user.target.wants/virtqemud.service", "virtqemud"),
+        (BOTH, "sockets.target.wants/virtqemud.socket", "virtqemud"),
+        (BOTH, "multi-user.target.wants/libvirtd.service", "libvirtd"),
+        ((), None, None),
+    ],
+)
+def test_the_libvirt_that_is_enabled_is_the_one_to_start(
+    tmp_path: Path, installed: tuple[str, ...], enabled: str | None, daemon: str | None
+) -> None:
+    assert libvirt_to_start(set_up(tmp_path, installed=installed, enabled=enabled)) == daemon

@@ -32,7 +32,7 @@ def check_guests_known(state: State) -> State:
         raise Unavailable(
             Problem.LIBVIRT_UNAVAILABLE,
             "the host cannot be adopted: libvirt does not answer, so nobody can tell which guest has what",
-            hint="start it: systemctl start libvirtd (or virtqemud.socket)",
+            hint=f"start it: systemctl start {state.snapshot.libvirt}",
         )
     return state
 

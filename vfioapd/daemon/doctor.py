@@ -26,7 +26,7 @@ from vfioapd.plan.why_link import Facts, Health, Link, Tool
 from vfioapd.rpc.types import DoctorAnswer, DoctorFinding, DoctorSubject
 from vfioapd.store import doctor_files, host_file
 from vfioapd.store.mdevctl import read_folder
-from vfioapd.virt.awake import DAEMONS, running_libvirt
+from vfioapd.virt.awake import DAEMONS, libvirt_to_start, running_libvirt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -184,7 +184,7 @@ class _Gathering:
         self, snapshot: Snapshot | None, units: Mapping[str, UnitFacts] | None
     ) -> doctor_facts.LibvirtFacts:
         running = running_libvirt(self._root / "run", self._root / "proc")
-        name = running[0] if running else self._installed_libvirt()
+        name = running[0] if running else libvirt_to_start(self._root)
         version, qemu = self._service.host.libvirt_versions()
         return doctor_facts.LibvirtFacts(
             unit=f"{name}.service" if name else None,
@@ -195,9 +195,6 @@ class _Gathering:
             started=host_programs.started_at(self._root / "proc", running[1]) if running else None,
             looked_for_hooks=self._looked(*running, units) if running else None,
         )
-
-    def _installed_libvirt(self) -> str | None:
-        return next((name for name in DAEMONS if doctor_files.find_program(self._root, name)), None)
 
     def _looked(self, name: str, pid: int, units: Mapping[str, UnitFacts] | None) -> float | None:
         """libvirt looks at its start and at a reload, which systemd remembers as a change of state."""

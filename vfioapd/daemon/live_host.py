@@ -13,6 +13,7 @@ from vfioapd.daemon.pulse import Pulse
 from vfioapd.plan.steps import Plug, Unplug, WriteFile
 from vfioapd.store.file_steps import FileSteps
 from vfioapd.store.mdevctl import read_folder
+from vfioapd.virt.awake import DAEMONS, libvirt_to_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +56,12 @@ class LiveHost:
         """Bus, devices, guests, and the definitions in mdevctl's folder that are not ours."""
         folder = read_folder(self._places.definitions)
         foreign = tuple(one for uuid, one in folder.definitions.items() if desired.by_uuid(uuid) is None)
-        return replace(self.bus(), guests=self._guests.read(), foreign_definitions=foreign)
+        guests = self._guests.read()
+        found = replace(self.bus(), guests=guests, foreign_definitions=foreign)
+        return found if guests is not None else replace(found, libvirt=self._libvirt())
+
+    def _libvirt(self) -> str:
+        return libvirt_to_start(self._places.root) or DAEMONS[0]
 
     def guests(self) -> tuple[Guest, ...] | None:
         """libvirt's guests; None while there is no connection to it."""

@@ -105,6 +105,7 @@ class Snapshot:
     control_domains: frozenset[DomainId] = frozenset()
     foreign_definitions: tuple[ForeignDefinition, ...] = ()
     guests: tuple[Guest, ...] | None = ()
+    libvirt: str = "libvirtd"  # the daemon to start while ``guests`` is None
     kernel: Kernel = PLAIN_KERNEL
 
     def mdev(self, uuid: UUID) -> Mdev | None:

@@ -60,7 +60,7 @@ def host_remarks(facts: Facts, adopted: Iterable[Definition]) -> Iterator[Findin
     """About guests and masks, after all devices have been looked at."""
     if facts.snapshot.guests is None:
         sentence = "libvirt does not answer, so nobody can tell which guest has what"
-        hint = "start it before anything is adopted: systemctl start libvirtd (or virtqemud.socket)"
+        hint = f"start it before anything is adopted: systemctl start {facts.snapshot.libvirt}"
         yield Finding(Trouble.LIBVIRT_UNAVAILABLE, sentence, hint)
     yield from _unknown_devices(facts)
     yield from _masks(facts, adopted)

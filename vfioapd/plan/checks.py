@@ -75,7 +75,7 @@ def guest_of(name: str, snapshot: Snapshot) -> Guest:
         raise Unavailable(
             Problem.LIBVIRT_UNAVAILABLE,
             f"guest {name} cannot be reached: libvirt does not answer",
-            hint="start it: systemctl start libvirtd (or virtqemud.socket)",
+            hint=f"start it: systemctl start {snapshot.libvirt}",
         )
     guest = snapshot.guest(name)
     if guest is None:

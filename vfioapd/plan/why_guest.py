@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from vfioapd.domain.snapshot import Guest, Snapshot
     from vfioapd.plan.why_link import Device, Facts, Finding
 
-_LIBVIRT = "systemctl start libvirtd"
-
 
 def guest_links(facts: Facts, device: Device) -> Iterator[Finding]:
     """Whether the guest that is to have the device has it, and runs."""
     wanted = device.definition.guest if device.definition else None
     if facts.snapshot.guests is None:
-        yield from _without_libvirt(wanted)
+        yield from _without_libvirt(facts.snapshot.libvirt, wanted)
         return
     name = wanted or _found_in(facts.snapshot, device.uuid)
     if name is None:
@@ -53,12 +51,12 @@ def no_device(facts: Facts, name: str) -> Iterator[Finding]:
         yield _running(guest)
 
 
-def _without_libvirt(wanted: str | None) -> Iterator[Finding]:
+def _without_libvirt(daemon: str, wanted: str | None) -> Iterator[Finding]:
     if wanted is None:
         yield unknown(Link.HOSTDEV, "libvirt does not answer, so guests cannot be seen")
     else:
         sentence = f"libvirt does not answer, so guest {wanted} cannot be seen"
-        yield broken(Link.HOSTDEV, sentence, shell(_LIBVIRT))
+        yield broken(Link.HOSTDEV, sentence, shell(f"systemctl start {daemon}"))
     yield unknown(Link.GUEST, "libvirt does not answer")
 
 
