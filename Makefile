@@ -18,6 +18,11 @@ VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' vfioapd/__init__.py)
 SITE = $(wildcard $(VENV)/lib/python3*/site-packages)
 BUILD = .cache/packages
 RELEASE = 1
+# `make rpm CARRIED=3.11`: for that Python, with the modules inside that a distribution has for its own alone.
+CARRIED =
+DEBIAN_CARRIED = gcc libc6-dev libsystemd-dev libvirt-dev pkg-config python$(CARRIED)-dev python3-setuptools
+CARRIED_SOURCES = .cache/carried
+RPMS = $(BUILD)$(if $(CARRIED),/python$(CARRIED))
 
 .PHONY: help demo test test-boot test-crash lab bench man deb rpm wheel debian debian-packaging clean
 
@@ -37,10 +42,12 @@ test: debian $(VENV)/ready
 	VFIOAP_EMULATOR_OPERATIONS=10000 VFIOAPD_TEST_HOOKS=1000 $(BIN)/pytest $(TESTS)
 
 # Hosts that boot under a real systemd, with the packages as they would be shipped, on this machine's Debian
-# and on Debian 13 (fetched once; see vfioapd/lab/roots.py). About twenty minutes. Two releases of the rpm,
+# and on Debian 13 (fetched once; see vfioapd/lab/roots.py). About twenty minutes. Two releases of each rpm,
 # so that one can be upgraded to the other.
 test-boot: deb rpm
 	@$(MAKE) --no-print-directory rpm RELEASE=2
+	@$(MAKE) --no-print-directory rpm CARRIED=3.11
+	@$(MAKE) --no-print-directory rpm CARRIED=3.11 RELEASE=2
 	@$(MAKE) --no-print-directory debian DEBIAN=debootstrap
 	$(BIN)/pytest -m 'boot or not boot' tests/lab/test_boot_*.py \
 		tests/lab/test_guest_kept.py tests/lab/test_guest_sequences.py
@@ -67,14 +74,23 @@ deb: debian-packaging $(VENV)/ready
 	mv $(BUILD)/deb/*_$(VERSION)_*.deb $(BUILD)/
 
 # --nodeps: rpm knows nothing of what dpkg has installed.
-rpm: debian-packaging $(VENV)/ready
-	packaging/tree.sh $(BUILD)/rpm/vfioapd-$(VERSION) $(SITE)
+rpm: debian-packaging $(VENV)/ready $(if $(CARRIED),$(CARRIED_SOURCES)/ready)
+	packaging/tree.sh $(BUILD)/rpm/vfioapd-$(VERSION) $(SITE) $(if $(CARRIED),$(CARRIED_SOURCES))
 	mkdir -p $(BUILD)/rpm/SOURCES
 	tar -C $(BUILD)/rpm -czf $(BUILD)/rpm/SOURCES/vfioapd-$(VERSION).tar.gz vfioapd-$(VERSION)
 	rpmbuild --quiet -bb --nodeps --define '_topdir $(CURDIR)/$(BUILD)/rpm' \
 		--define 'vfioapd_version $(VERSION)' --define 'vfioapd_release $(RELEASE)' \
+		$(if $(CARRIED),--with carried_modules --define 'vfioapd_python $(CARRIED)') \
 		packaging/rpm/vfioapd.spec
-	mv $(BUILD)/rpm/RPMS/noarch/*.rpm $(BUILD)/
+	mkdir -p $(RPMS)
+	mv $(BUILD)/rpm/RPMS/*/*.rpm $(RPMS)/
+
+# Fetched once, by name and hash. pip looks into sources before it keeps them, which needs what builds them.
+$(CARRIED_SOURCES)/ready: packaging/rpm/carried.txt $(VENV)/ready
+	@$(MAKE) --no-print-directory debian DEBIAN='$(DEBIAN_CARRIED)'
+	rm -rf $(@D)
+	$(BIN)/pip download -q --no-deps --no-build-isolation --require-hashes -d $(@D) -r $<
+	@touch $@
 
 # For where neither fits; see docs/packages.md. What setuptools left in build/ would be shipped, too.
 wheel: debian $(VENV)/ready

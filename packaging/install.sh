@@ -21,10 +21,11 @@ put() {
 	install -p -m "$mode" "$source" "$folder/"
 }
 
-# Python files, with the data that lies beside them.
+# Python files, with the data that lies beside them. rpm asks for the libraries of what can be executed.
 put_tree() {
 	(cd "$1" && find . -type f ! -path '*/__pycache__/*') | while read -r file; do
-		put 0644 "$1/$file" "$2/$(dirname "$file")"
+		case $file in *.so) mode=0755 ;; *) mode=0644 ;; esac
+		put $mode "$1/$file" "$2/$(dirname "$file")"
 	done
 }
 
@@ -46,7 +47,7 @@ program() {
 }
 
 put_tree vfioapd $PRIVATE/vfioapd
-put_tree carried/asyncvarlink $PRIVATE/asyncvarlink
+put_tree carried $PRIVATE
 program "${SBINDIR:-/usr/sbin}/vfioapd" vfioapd.daemon.main
 program /usr/bin/vfioapctl vfioapd.cli.main
 program /usr/bin/vfioap-lab vfioapd.lab.main

@@ -63,7 +63,7 @@ def boot(host: str, system: str, *, package: Path | None = None) -> Iterator[Boo
 
 def skip_without(package: Path) -> None:
     if not package.exists():
-        pytest.skip(f"{package.name} is not built: make {package.suffix[1:]}")
+        pytest.skip(f"{package.relative_to(CHECKOUT)} is not built: make test-boot builds it")
 
 
 def autostarted(name: str) -> str:

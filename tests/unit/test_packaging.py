@@ -21,19 +21,34 @@ def test_what_is_imported_is_a_distributions_package_or_carried() -> None:
     listed = re.search(r"^dependencies = \[(.*?)\]", project, re.DOTALL | re.MULTILINE)
     assert listed
     wanted = set(re.findall(r'"([a-z-]+)', listed[1]))
-    carried = {name for name in wanted if f"carried/{name}" in (PACKAGING / "install.sh").read_text()}
-    assert carried == {"asyncvarlink"}
-    modules = {re.sub(r"^python-|-python$", "", name) for name in wanted - carried}
-    deb, rpm = ((PACKAGING / recipe).read_text() for recipe in ("deb/control", "rpm/vfioapd.spec"))
+    always = {name for name in wanted if f"$site/{name}" in (PACKAGING / "tree.sh").read_text()}
+    assert always == {"asyncvarlink"}
+    modules = {re.sub(r"^python-|-python$", "", name) for name in wanted - always}
+    deb, spec = ((PACKAGING / recipe).read_text() for recipe in ("deb/control", "rpm/vfioapd.spec"))
     assert modules <= set(re.findall(r"^ python3-([a-z]+)", deb, re.MULTILINE))
-    assert wanted - carried == set(re.findall(r"^Requires:.*dist\(([a-z-]+)\)", rpm, re.MULTILINE))
+    assert wanted - always == set(re.findall(r"^Requires: +python.*dist\(([a-z-]+)\)", spec, re.MULTILINE))
+    of_two_names = set(re.findall(r"^Requires: +\(python.*dist\(([a-z-]+)\) or", spec, re.MULTILINE))
+    assert wanted - always == of_two_names | carried_list().keys()
+
+
+def test_the_rpm_names_what_it_carries_as_it_is_listed() -> None:
+    spec = (PACKAGING / "rpm/vfioapd.spec").read_text()
+    bundled = re.findall(r"^Provides: +bundled\(python3dist\((.*)\)\) = (.*)", spec, re.MULTILINE)
+    assert dict(bundled) == carried_list()
+
+
+def carried_list() -> dict[str, str]:
+    """Version by name, of all that packaging/rpm/carried.txt pins by a hash."""
+    text = (PACKAGING / "rpm/carried.txt").read_text()
+    return dict(re.findall(r"^([a-z-]+)==(\S+) --hash=sha256:[0-9a-f]{64}$", text, re.MULTILINE))
 
 
 def test_no_scriptlet_is_left_to_the_macros_of_the_building_machine() -> None:
     """Debian has none of systemd's, and rpmbuild takes the name of one that it does not know for text."""
     spec = (PACKAGING / "rpm/vfioapd.spec").read_text()
     assert not re.findall(r"^%(?:systemd|sysusers|tmpfiles|service)_\w+", spec, re.MULTILINE)
-    for macro in set(re.findall(r"%\{(\w+)\}", spec)) - {"name", "version", "release", "buildroot", "nil"}:
+    own = {"name", "version", "release", "buildroot", "nil", "optflags"}
+    for macro in set(re.findall(r"%\{(\w+)\}", spec)) - own:
         assert macro.startswith("_") or re.search(rf"%global {macro} ", spec), macro
 
 
