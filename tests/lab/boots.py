@@ -18,13 +18,21 @@ from vfioapd.lab.errors import LabError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vfioapd.lab.harness import Lab
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGE = CHECKOUT / f".cache/packages/vfioapd_{VERSION}_all.deb"
 MACHINE = "this machine's"
-# The machine's own Debian runs the checkout, Debian 13 the package.
+# Systems where virtqemud and its siblings stand for libvirtd: see vfioapd/lab/modular.py.
+MODULAR = [
+    pytest.param(name, id=name, marks=[pytest.mark.boot, pytest.mark.modular])
+    for name in ("debian12-modular", "debian13-modular")
+]
+# The machine's own Debian runs the checkout, the others the package.
 SYSTEMS = [
     pytest.param(MACHINE, id="debian12"),
     pytest.param("debian13", id="debian13", marks=pytest.mark.boot),
+    *MODULAR,
 ]
 NOT_BELOW_TMP = pytest.mark.skipif(
     CHECKOUT.parts[1] == "tmp", reason="a unit with PrivateTmp=yes cannot run a daemon from below /tmp"
@@ -48,10 +56,7 @@ def boot(host: str, system: str, *, package: Path | None = None) -> Iterator[Boo
     reason where that cannot be had."""
     options: list[str] = []
     if system != MACHINE:
-        try:
-            roots.fetch(system)
-        except LabError as error:
-            pytest.skip(str(error))
+        _fetch(system)
         options += ["--root", system]
     package = package or (None if system == MACHINE else PACKAGE)
     if package:
@@ -59,6 +64,15 @@ def boot(host: str, system: str, *, package: Path | None = None) -> Iterator[Boo
         options += [f"--{package.suffix[1:]}", str(package)]
     with booted_lab(host, *options) as lab:
         yield lab
+
+
+def _fetch(system: str) -> None:
+    if roots.SYSTEMS[system].is_modular and roots.find(system) is None:
+        pytest.skip(f"{system} is not built, which takes minutes: make test-modular")
+    try:
+        roots.fetch(system)
+    except LabError as error:
+        pytest.skip(str(error))
 
 
 def skip_without(package: Path) -> None:
@@ -83,6 +97,11 @@ def matrices(lab: BootedLab) -> dict[str, dict[str, Any]]:
 def matrix(lab: BootedLab) -> dict[str, Any]:
     (found,) = matrices(lab).values()
     return found
+
+
+def libvirts_daemon(lab: Lab) -> str:
+    """The one that has the guests, as its unit is called."""
+    return "libvirtd" if lab.run("test", "-e", "/usr/sbin/virtqemud", check=False).returncode else "virtqemud"
 
 
 def moment(lab: BootedLab, unit: str, what: str) -> int:

@@ -4,47 +4,43 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from vfioapd.lab.boot_harness import BootedLab, booted_lab
+from boots import NOT_BELOW_TMP, SYSTEMS, boot, libvirts_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(
-    CHECKOUT.parts[1] == "tmp", reason="a unit with PrivateTmp=yes cannot run a daemon from below /tmp"
-)
+    from vfioapd.lab.boot_harness import BootedLab
+
+pytestmark = NOT_BELOW_TMP
 
 HOOK = "/etc/libvirt/hooks/qemu.d/vfioapd"
-UNITS = "/etc/systemd/system"
 SETUP = """
 echo vfio_ap > /etc/modules-load.d/vfio_ap.conf
 vfioap-lab guest bastion
 vfioapctl define bastion --queues 01.0011,05.0011 --guest bastion
 """
 
-# How a defect is made; what doctor prints mends it.
+# How a defect is made, where $libvirt is the daemon that has the guests; what doctor prints mends it.
 PLANTS = {
     "daemon-dead": "systemctl stop vfioapd.socket vfioapd-ro.socket vfioapd.service",
     "unit-disabled": "systemctl disable vfioapd-ready.target",
-    "unit-stale": f"echo '# a word' >> {UNITS}/vfioapd.service",
+    "unit-stale": "echo '# a word' >> $(systemctl show -P FragmentPath vfioapd.service)",
     "hook-missing": f"rm {HOOK}",
     "hook-not-executable": f"chmod 644 {HOOK}",
     # A file's time may lag behind the clock by some milliseconds.
-    "hook-unseen": f"mv {HOOK} /root; systemctl restart libvirtd; sleep 0.1; mv /root/vfioapd {HOOK}",
+    "hook-unseen": f"mv {HOOK} /root; systemctl restart $libvirt; sleep 0.1; mv /root/vfioapd {HOOK}",
     "path-missing": "rm /run/vfioapd/vfioapd.sock",
     "socket-mode": "chgrp root /run/vfioapd/vfioapd.sock",
-    "libvirt-silent": "systemctl stop libvirtd{,-ro,-admin}.socket libvirtd.service",
+    "libvirt-silent": "systemctl stop $libvirt{,-ro,-admin}.socket $libvirt.service",
 }
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[BootedLab]:
-    with booted_lab("rdbkvm4") as lab:
+@pytest.fixture(scope="module", params=SYSTEMS)
+def host(request: pytest.FixtureRequest) -> Iterator[BootedLab]:
+    with boot("rdbkvm4", request.param) as lab:
         lab.shell(SETUP)
         lab.reboot()
         yield lab
@@ -63,7 +59,7 @@ def test_a_sound_host_is_found_sound_and_everything_was_looked_at(host: BootedLa
 
 @pytest.mark.parametrize("code", PLANTS)
 def test_a_planted_defect_is_found_alone_and_mended_by_its_command(host: BootedLab, code: str) -> None:
-    host.shell(PLANTS[code])
+    host.shell(f"libvirt={libvirts_daemon(host)}; {PLANTS[code]}")
     found = findings(host)
     mended = [host.run("bash", "-c", one["command"], check=False) for one in found]
     assert [one["code"] for one in found] == [code], found
@@ -72,12 +68,13 @@ def test_a_planted_defect_is_found_alone_and_mended_by_its_command(host: BootedL
 
 
 def test_a_libvirt_that_does_not_wait_for_the_queues_is_told(host: BootedLab) -> None:
-    target = f"{UNITS}/vfioapd-ready.target"
+    target = host.value("vfioapd-ready.target", "FragmentPath")
     host.shell(f"cp {target} /root; sed -i '/^Before=/d' {target}; systemctl daemon-reload")
     try:
         (finding,) = findings(host)
     finally:
         host.shell(f"cp /root/vfioapd-ready.target {target}; systemctl daemon-reload")
     assert finding["code"] == "order-missing"
-    assert finding["sentence"] == "libvirtd.service is not ordered after vfioapd-ready.target"
+    daemon = libvirts_daemon(host)
+    assert finding["sentence"] == f"{daemon}.service is not ordered after vfioapd-ready.target"
     assert findings(host) == []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
 import pytest
-from boots import NOT_BELOW_TMP, SYSTEMS, autostarted, boot, matrices, moment, status, told
+from boots import NOT_BELOW_TMP, SYSTEMS, autostarted, boot, libvirts_daemon, matrices, moment, status, told
 
 from vfioapd.daemon.outcomes import Message
 
@@ -56,7 +56,7 @@ def runs(lab: BootedLab, guest: str) -> bool:
 
 
 def libvirts_journal(lab: BootedLab) -> str:
-    return lab.run("journalctl", "--boot", "--unit=libvirtd.service").stdout
+    return lab.run("journalctl", "--boot", f"--unit={libvirts_daemon(lab)}.service").stdout
 
 
 def names(lab: BootedLab, message: Message) -> set[str]:
@@ -73,7 +73,7 @@ def is_up(lab: BootedLab) -> None:
     assert lab.run("systemctl", "is-system-running", check=False).stdout == "running\n"
     assert lab.value("vfioapd-ready.target", "ActiveState") == "active"
     assert moment(lab, "vfioapd-ready.target", "ActiveEnter") < moment(
-        lab, "libvirtd.service", "InactiveExit"
+        lab, f"{libvirts_daemon(lab)}.service", "InactiveExit"
     )
 
 
@@ -173,12 +173,13 @@ def test_a_torn_file_of_others_in_mdevctls_folder_keeps_no_matrix_from_its_queue
         host.run("rm", f"/etc/mdevctl.d/matrix/{FOREIGN}")
 
 
-def test_libvirtd_that_is_started_by_its_socket_waits_for_the_queues(
+def test_libvirt_that_is_started_by_its_socket_waits_for_the_queues(
     host: BootedLab, wait_until: Callable[..., None]
 ) -> None:
-    """Nobody wants libvirtd but an early client of its socket; the restore is slow, as the card is late."""
-    host.run("tee", "/etc/systemd/system/early.service", stdin=EARLY_CLIENT)
-    host.shell("systemctl -q disable libvirtd.service; systemctl -q enable libvirtd.socket early.service")
+    """Nobody wants it but an early client of its socket; the restore is slow, as the card is late."""
+    daemon = libvirts_daemon(host)
+    host.run("tee", "/etc/systemd/system/early.service", stdin=EARLY_CLIENT.format(daemon=daemon))
+    host.shell(f"systemctl -q disable {daemon}.service; systemctl -q enable {daemon}.socket early.service")
     late = '[[play]]\nafter = 8\naction = "add-adapter"\nadapter = 5\ntype = "CEX8P"\n'
     try:
         reboot_on(host, host_file(without=5, late=120, plays=late))
@@ -188,13 +189,13 @@ def test_libvirtd_that_is_started_by_its_socket_waits_for_the_queues(
         assert begun < moment(host, "vfioapd-ready.target", "ActiveEnter"), "it came before"
         wait_until(lambda: all(runs(host, name) for name in MATRICES), "both guests run", seconds=30)
     finally:
-        host.shell("systemctl -q disable early.service; systemctl -q enable libvirtd.service")
+        host.shell(f"systemctl -q disable early.service; systemctl -q enable {daemon}.service")
 
 
 EARLY_CLIENT = """\
 [Unit]
-After=libvirtd.socket
-Requires=libvirtd.socket
+After={daemon}.socket
+Requires={daemon}.socket
 [Service]
 Type=oneshot
 RemainAfterExit=yes

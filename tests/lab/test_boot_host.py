@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from boots import NOT_BELOW_TMP, SYSTEMS, autostarted, boot, matrix, moment, status
+from boots import NOT_BELOW_TMP, SYSTEMS, autostarted, boot, libvirts_daemon, matrix, moment, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def test_nothing_has_failed(host: BootedLab) -> None:
 def test_the_queues_are_there_before_libvirt_starts(host: BootedLab) -> None:
     ready = moment(host, "vfioapd-ready.target", "ActiveEnter")
     assert moment(host, "vfioapd.service", "ActiveEnter") <= ready
-    assert ready < moment(host, "libvirtd.service", "InactiveExit")
+    assert ready < moment(host, f"{libvirts_daemon(host)}.service", "InactiveExit")
 
 
 def test_a_guest_with_autostart_has_its_queues(host: BootedLab, wait_until: Callable[..., None]) -> None:
@@ -83,10 +83,11 @@ def test_the_daemon_runs_in_its_sandbox(host: BootedLab) -> None:
 
 
 def test_a_restart_of_the_daemon_takes_nothing_and_wakes_nothing(host: BootedLab) -> None:
-    before, libvirtd = matrix(host), host.value("libvirtd.service", "InvocationID")
+    unit = f"{libvirts_daemon(host)}.service"
+    before, libvirt = matrix(host), host.value(unit, "InvocationID")
     host.run("systemctl", "restart", "vfioapd.service")
     assert matrix(host) == before
-    assert host.value("libvirtd.service", "InvocationID") == libvirtd
+    assert host.value(unit, "InvocationID") == libvirt
     assert host.value("vfioapd-ready.target", "ActiveState") == "active"
 
 
@@ -115,7 +116,7 @@ def test_without_vfio_ap_the_host_boots_says_so_and_takes_it_up_when_it_comes(
     with boot(str(tmp_path / "host.toml"), system) as lab:
         lab.shell("mkdir -p /etc/vfioapd; cat > /etc/vfioapd/host.toml <<'END'\n" + HOST_TOML + "END\n")
         lab.reboot()
-        assert lab.value("libvirtd.service", "ActiveState") == "active"
+        assert lab.value(f"{libvirts_daemon(lab)}.service", "ActiveState") == "active"
         assert lab.value("vfioapd.service", "ActiveState") == "active"
         assert status(lab)["vfio_ap"] is False
         assert matrix(lab)["state"] == "failed"
@@ -144,7 +145,7 @@ def test_ten_boots_in_a_row_end_alike(host: BootedLab) -> None:
         (host.reboot if number % 2 else host.cut_power)()
         assert matrix(host)["queues"] == QUEUES
         assert moment(host, "vfioapd-ready.target", "ActiveEnter") < moment(
-            host, "libvirtd.service", "InactiveExit"
+            host, f"{libvirts_daemon(host)}.service", "InactiveExit"
         )
         assert host.run("systemctl", "--failed", "--no-legend").stdout == ""
 
@@ -164,6 +165,6 @@ def test_a_daemon_that_crashes_all_the_time_takes_no_queues(
     wait_until(crash, "systemd gives it up", seconds=60)
     assert host.run(*read).stdout == before
     assert host.run("virsh", "-q", "list", "--name").stdout == guests
-    assert host.value("libvirtd.service", "ActiveState") == "active"
+    assert host.value(f"{libvirts_daemon(host)}.service", "ActiveState") == "active"
     host.shell("systemctl reset-failed; systemctl start vfioapd.socket vfioapd-ro.socket vfioapd.service")
     assert matrix(host)["state"] == "in-use"

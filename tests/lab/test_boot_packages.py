@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from boots import GUESTS_MEANWHILE, PACKAGE, SYSTEMS, boot
+from boots import GUESTS_MEANWHILE, PACKAGE, SYSTEMS, boot, libvirts_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,11 +93,12 @@ def test_a_lost_hook_is_mended_from_the_copy_that_the_package_brings(host: Boote
 def test_an_upgrade_takes_nothing_from_a_running_guest(host: BootedLab) -> None:
     queues = ("cat", f"/sys/devices/vfio_ap/matrix/{UUID}/guest_matrix")
     before = host.run(*queues).stdout, host.value("vfioapd.service", "InvocationID")
-    libvirtd = host.value("libvirtd.service", "InvocationID")
+    unit = f"{libvirts_daemon(host)}.service"
+    libvirt = host.value(unit, "InvocationID")
     host.shell(INSTALL)
     assert host.run(*queues).stdout == before[0]
     assert host.value("vfioapd.service", "InvocationID") != before[1]
-    assert host.value("libvirtd.service", "InvocationID") == libvirtd
+    assert host.value(unit, "InvocationID") == libvirt
     assert (state(host), host.value("vfioapd-ready.target", "ActiveState")) == ("in-use", "active")
     host.run("vfioapctl", "doctor")
 

@@ -88,12 +88,24 @@ def restart_libvirtd(host: GuestHost) -> None:
     host.libvirtd("restart")
 
 
+def leave_libvirtd_to_its_socket(host: GuestHost) -> None:
+    host.leave_libvirtd_to_its_socket()
+
+
 def kill_daemon(host: GuestHost) -> None:
     host.kill_daemon()
     host.start_daemon()
 
 
-@pytest.mark.parametrize("disturb", [nothing, restart_libvirtd, kill_daemon])
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        nothing,
+        restart_libvirtd,
+        pytest.param(leave_libvirtd_to_its_socket, marks=pytest.mark.boot),
+        kill_daemon,
+    ],
+)
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_a_sequence_ends_as_wanted_and_everybody_says_the_same(
     host: GuestHost, name: str, disturb: Callable[[GuestHost], None], wait_until: Callable[..., None]

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from vfioapd.lab import peers, roots
+from vfioapd.lab import modular, peers, roots
 from vfioapd.lab.errors import Exit, LabError
 from vfioapd.lab.programs import ProgramFailed
 
@@ -19,12 +20,13 @@ E: Unable to fetch some archives, maybe run apt-get update or try with --fix-mis
 
 @dataclass
 class Programs:
-    """Stands in for debootstrap and for apt in a container."""
+    """Stands in for debootstrap, and for apt and the build of libvirt in a container."""
 
     root: Path = Path()
     lacking: set[str] = field(default_factory=set)  # words of a command that then fails
     lost: str = "libxml2"  # the package that the pool lacks then
     has_qemu: bool = True
+    makes: str = modular.DAEMON  # what the build puts where it was told to
     made: list[list[str]] = field(default_factory=list)
 
     def run(self, command: list[str]) -> None:
@@ -33,13 +35,27 @@ class Programs:
         if command[0] == "debootstrap":
             self.root = Path(words[-2])
             (self.root / "etc/apt/apt.conf.d").mkdir(parents=True)
+            (self.root / "etc/apt/sources.list.d").mkdir()
             (self.root / "etc/apt/sources.list").write_text(f"deb {words[-1]} {words[-3]} main\n")
         if self.lacking and self.lacking <= set(words) and not any("/" in word for word in words):
             said = LACKS.format(mirror=MIRROR, package=self.lost)
             raise ProgramFailed("apt-get has failed", Exit.MISSING, said)
-        if self.has_qemu and "install" in words:
+        if command[0] == "cp":
+            subprocess.run(command, check=True)
+        elif "sh" in words:
+            self.build(words)
+        elif self.has_qemu and "install" in words:
             (self.root / "usr/bin").mkdir(parents=True, exist_ok=True)
             (self.root / roots.QEMU_PROGRAM).touch()
+
+    def build(self, words: list[str]) -> None:
+        (copy,) = (Path(word.partition("=")[2]) for word in words if word.startswith("--directory="))
+        assert (
+            copy / "etc/apt/sources.list.d/source.list"
+        ).read_text() == f"deb-src {MIRROR} bookworm main\n"
+        made = copy / modular.RESULT / self.makes
+        made.parent.mkdir(parents=True)
+        made.touch()
 
 
 @pytest.fixture
@@ -91,3 +107,25 @@ def test_qemu_for_s390x_is_found_in_either_package(programs: Programs) -> None:
     programs.has_qemu = False
     roots.fetch("debian13")
     assert [words for words in programs.made if roots.QEMU[1] in words]
+
+
+def test_modular_daemons_are_built_beside_the_system_and_put_over_its_packages(programs: Programs) -> None:
+    root = roots.fetch("debian12-modular")
+    assert modular.is_modular(root)
+    assert not (root / "etc/apt/sources.list.d/source.list").exists(), "nothing of the build stays in it"
+    tools, packages, laid = (
+        next(number for number, words in enumerate(programs.made) if set(some) <= set(words))
+        for some in (modular.TOOLS, roots.PACKAGES, ["cp", str(programs.root)])
+    )
+    assert tools < packages < laid
+
+
+def test_a_source_that_makes_no_modular_daemon_is_told(programs: Programs) -> None:
+    programs.makes = "usr/sbin/libvirtd"
+    with pytest.raises(LabError, match="makes no usr/sbin/virtqemud"):
+        roots.fetch("debian12-modular")
+    assert roots.find("debian12-modular") is None
+
+
+def test_a_system_is_modular_only_where_that_was_asked_for(programs: Programs) -> None:
+    assert not modular.is_modular(roots.fetch("debian13"))

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfioapd.lab import programs, syscalls
+from vfioapd.lab import modular, programs, syscalls
 from vfioapd.lab.errors import Exit, LabError
 from vfioapd.lab.host import LIBVIRTD_CONF, QEMU_CONF, SUBSYSTEMS
 from vfioapd.lab.layout import PACKAGE_PARENT
@@ -124,7 +124,8 @@ def build(top: Path, host_file: Path, packages: Sequence[Path], base: Path | Non
         (root / name).unlink(missing_ok=True)
     _write_units(root, host_file, python="/usr/bin/python3" if base else sys.executable)
     _systemctl(root, "mask", *MASKED)
-    _systemctl(root, "enable", "emulated-ap.service", *ENABLED)
+    libvirts = modular.ENABLED if modular.is_modular(root) else ENABLED
+    _systemctl(root, "enable", "emulated-ap.service", *libvirts)
     _systemctl(root, "set-default", "multi-user.target")
     if packages:
         _install(root, packages)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vfioapd.lab import peers, programs
+from vfioapd.lab import modular, peers, programs
 from vfioapd.lab.errors import Exit, LabError
 from vfioapd.lab.programs import ProgramFailed
 from vfioapd.lab.requirements import find_program
@@ -38,7 +38,7 @@ PACKAGES = (
 QEMU = ("qemu-system-misc", "qemu-system-s390x")  # the first that has the program
 QEMU_PROGRAM = "usr/bin/qemu-system-s390x"
 PROGRAMS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"}
-BUILD_SECONDS = 900
+BUILD_SECONDS = 3600  # for each program; a compiler takes longest
 _run = partial(
     programs.run, purpose="cannot make that system's root", seconds=BUILD_SECONDS, status=Exit.MISSING
 )
@@ -52,9 +52,14 @@ class System:
 
     codename: str
     spare: str  # the release that lends a package which the mirror's pool lacks for the moment
+    is_modular: bool = False
 
 
-SYSTEMS = {"debian13": System(peers.CODENAME, peers.SPARE_CODENAME)}
+SYSTEMS = {
+    "debian13": System(peers.CODENAME, peers.SPARE_CODENAME),
+    "debian12-modular": System("bookworm", peers.CODENAME, is_modular=True),
+    "debian13-modular": System(peers.CODENAME, peers.SPARE_CODENAME, is_modular=True),
+}
 
 
 def find(name: str) -> Path | None:
@@ -64,12 +69,17 @@ def find(name: str) -> Path | None:
 
 
 def fetch(name: str) -> Path:
-    """Root folder of the system; the first time this downloads 300 MB and takes minutes."""
+    """Root folder of the system; the first time this downloads 300 MB and takes minutes, twice as many where
+    libvirt is built."""
+    return find(name) or _make(name)
+
+
+def _make(name: str) -> Path:
     cache = peers.cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     with peers.locked(cache):
         root = find(name)
-        if root:
+        if root:  # somebody else has made it meanwhile
             return root
         _check_machine()
         with tempfile.TemporaryDirectory(dir=cache, prefix="new-", ignore_cleanup_errors=True) as scratch:
@@ -95,12 +105,28 @@ def _check_machine() -> None:
 def _build(root: Path, system: System) -> Path:
     mirror = peers.mirror()
     _bootstrap(root, system, mirror)
+    made = _make_modular(root) if system.is_modular else None
     _install(root, system, mirror, [*PACKAGES, QEMU[0]])
     if not (root / QEMU_PROGRAM).exists():
         _install(root, system, mirror, [QEMU[1]])
+    if made:
+        _copy(made, root)
     _apt_get(root, "clean")
     root.chmod(0o755)
     return root
+
+
+def _make_modular(root: Path) -> Path:
+    """What is to be put over the system's packages, once those are there."""
+    copy = root.with_name("copy")
+    _copy(root, copy)
+    modular.prepare(copy, lambda command: _in_container(copy, command))
+    return copy / modular.RESULT
+
+
+def _copy(folder: Path, to: Path) -> None:
+    to.mkdir(exist_ok=True)
+    _run(["cp", "--archive", f"{folder}/.", str(to)])
 
 
 def _bootstrap(root: Path, system: System, mirror: str) -> None:
@@ -126,6 +152,9 @@ def _install(root: Path, system: System, mirror: str, packages: list[str]) -> No
 
 
 def _apt_get(root: Path, *arguments: str) -> None:
+    _in_container(root, ["apt-get", "-q", *arguments])
+
+
+def _in_container(root: Path, command: list[str]) -> None:
     container = ["systemd-nspawn", "--quiet", f"--directory={root}", "--register=no", "--keep-unit"]
-    quiet = "--setenv=DEBIAN_FRONTEND=noninteractive"
-    _run([*container, "--pipe", quiet, "--", "apt-get", "-q", *arguments])
+    _run([*container, "--pipe", "--setenv=DEBIAN_FRONTEND=noninteractive", "--", *command])
