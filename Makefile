@@ -86,17 +86,18 @@ deb: debian-packaging $(VENV)/ready
 	lintian --fail-on error,warning $(BUILD)/deb/*_$(VERSION)_*.deb
 	mv $(BUILD)/deb/*_$(VERSION)_*.deb $(BUILD)/
 
-# --nodeps: rpm knows nothing of what dpkg has installed.
+# --nodeps: rpm knows nothing of what dpkg has installed. The source package is what is built anew on a
+# distribution with rpm, without this file and without a network.
 rpm: debian-packaging $(VENV)/ready $(if $(CARRIED),$(CARRIED_SOURCES)/ready)
 	packaging/tree.sh $(BUILD)/rpm/vfioapd-$(VERSION) $(SITE) $(if $(CARRIED),$(CARRIED_SOURCES))
 	mkdir -p $(BUILD)/rpm/SOURCES
 	tar -C $(BUILD)/rpm -czf $(BUILD)/rpm/SOURCES/vfioapd-$(VERSION).tar.gz vfioapd-$(VERSION)
-	rpmbuild --quiet -bb --nodeps --define '_topdir $(CURDIR)/$(BUILD)/rpm' \
+	rpmbuild --quiet -ba --nodeps --define '_topdir $(CURDIR)/$(BUILD)/rpm' \
 		--define 'vfioapd_version $(VERSION)' --define 'vfioapd_release $(RELEASE)' \
 		$(if $(CARRIED),--with carried_modules --define 'vfioapd_python $(CARRIED)') \
 		packaging/rpm/vfioapd.spec
 	mkdir -p $(RPMS)
-	mv $(BUILD)/rpm/RPMS/*/*.rpm $(RPMS)/
+	mv $(BUILD)/rpm/RPMS/*/*.rpm $(BUILD)/rpm/SRPMS/*.rpm $(RPMS)/
 
 # Fetched once, by name and hash. pip looks into sources before it keeps them, which needs what builds them.
 $(CARRIED_SOURCES)/ready: packaging/rpm/carried.txt $(VENV)/ready

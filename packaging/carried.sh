@@ -7,6 +7,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 : "${PYTHON:?}"
+if [ ! -d sources ]; then
+	echo "packaging/carried.sh: this tree has no sources/; one that has is made with: make rpm CARRIED=3.11" >&2
+	exit 1
+fi
 top=$PWD
 mkdir licences
 

@@ -178,6 +178,25 @@ def test_a_carried_rpm_asks_for_libraries_and_for_none_of_the_modules_inside() -
     assert ".so" not in provided
 
 
+def test_the_source_package_builds_the_same_without_a_network(tmp_path: Path) -> None:
+    source = CARRIED[0].with_name(f"vfioapd-{VERSION}-1.src.rpm")
+    skip_without(source)
+    given = [
+        "--with",
+        "carried_modules",
+        "--define",
+        "vfioapd_python 3.11",
+        "--define",
+        f"_topdir {tmp_path}",
+    ]
+    output("unshare", "--net", "rpmbuild", "--quiet", "--nodeps", *given, "--rebuild", str(source))
+    [built] = tmp_path.glob(f"RPMS/*/{CARRIED[0].name}")
+    by_content = {
+        r"/usr/lib/\.build-id/.*": "named after what is compiled, with the folder that it was built in"
+    }
+    assert without(in_rpm(built), by_content) == without(in_rpm(CARRIED[0]), by_content)
+
+
 @pytest.mark.parametrize(
     ("python", "lxml", "lacking"),
     [

@@ -16,6 +16,15 @@ def test_both_packages_are_of_this_version() -> None:
     assert f"global vfioapd_version {VERSION}}}" in (PACKAGING / "rpm/vfioapd.spec").read_text()
 
 
+def test_both_packages_are_refused_where_python_is_too_old() -> None:
+    oldest = re.search(
+        r'^requires-python = ">=(.*)"', (PACKAGING.parent / "pyproject.toml").read_text(), re.M
+    )
+    assert oldest
+    assert f"\n python3 (>= {oldest[1]}),\n" in (PACKAGING / "deb/control").read_text()
+    assert f"\nRequires:       python3 >= {oldest[1]}\n" in (PACKAGING / "rpm/vfioapd.spec").read_text()
+
+
 def test_what_is_imported_is_a_distributions_package_or_carried() -> None:
     project = (PACKAGING.parent / "pyproject.toml").read_text()
     listed = re.search(r"^dependencies = \[(.*?)\]", project, re.DOTALL | re.MULTILINE)
