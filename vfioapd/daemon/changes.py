@@ -60,21 +60,20 @@ class Changes:
         files = tuple(self._definitions(wish, state.desired))
         return change_record(what, made, [*made.steps, *files], made_now=False)
 
-    def make(self, wish: Wish, state: State, note: Note | None) -> Change:
-        """Plan, run, verify, commit. Refused or failed: the host and the files are as before.
-
-        Without a note host.toml and the history are left alone: what is in force is made true again.
-        """
-        made = plan(state.snapshot, wish.target)
-        if not wish.decided:
-            check_victims(made.victims)
-        steps: list[Step] = [*made.steps, *self._definitions(wish, state.desired)]
-        commit = [*self._taken_out(wish), *(self._commit(wish, state, note, steps) if note else ())]
-        if steps or commit:
-            run(steps, commit, self._host, self._journal, lambda: self._verify(wish.target, state.snapshot))
-        what = note.what if note else "restore"
+    def make(self, wish: Wish, state: State, note: Note) -> Change:
+        """Plan, run, verify, commit. Refused or failed: the host and the files are as before."""
+        made, steps = self._planned(wish, state)
+        commit = [*self._taken_out(wish), *self._commit(wish, state, note, steps)]
+        self._run(steps, commit, wish, state)
         shown = [one for one in commit if one.path == str(self._places.host_file)]
-        return change_record(what, made, [*steps, *shown], made_now=True)
+        return change_record(note.what, made, [*steps, *shown], made_now=True)
+
+    def make_true(self, wish: Wish, state: State) -> list[str]:
+        """The same for what is in force already: host.toml and the history are left alone. Returns what was
+        done, one line for each step."""
+        _, steps = self._planned(wish, state)
+        self._run(steps, list(self._taken_out(wish)), wish, state)
+        return list(map(describe, steps))
 
     def edited_definitions(self, desired: Desired) -> dict[str, str]:
         """Matrices whose definition in mdevctl's folder is not as we wrote it, with the words for that."""
@@ -83,6 +82,16 @@ class Changes:
             for one in desired.definitions
             if atomic.read(self._places.definitions / str(one.uuid)) != format_definition(one)
         }
+
+    def _planned(self, wish: Wish, state: State) -> tuple[Plan, list[Step]]:
+        made = plan(state.snapshot, wish.target)
+        if not wish.decided:
+            check_victims(made.victims)
+        return made, [*made.steps, *self._definitions(wish, state.desired)]
+
+    def _run(self, steps: list[Step], commit: list[WriteFile], wish: Wish, state: State) -> None:
+        if steps or commit:
+            run(steps, commit, self._host, self._journal, lambda: self._verify(wish.target, state.snapshot))
 
     def _definitions(self, wish: Wish, before: Desired) -> Iterator[WriteFile]:
         """mdevctl's folder as it shall be: gone ones removed, ours written, and mended where edited."""

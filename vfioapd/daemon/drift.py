@@ -219,12 +219,12 @@ class Drift:
         if definition is None or definition not in wishes.should_run(state):
             return []
         if name not in self._of_guests:
-            return self._service.changes.make(wishes.restore(state, [definition]), state, None).steps
+            return self._service.changes.make_true(wishes.restore(state, [definition]), state)
         wish = wishes.keep_guest(state, definition)
         # The guests were read before this thread was free: what it did meanwhile may have plugged it in.
         plugs = tuple(plug for plug in wish.target.plugs if not self._service.host.holds(plug))
         wish = replace(wish, target=replace(wish.target, plugs=plugs))
-        return self._service.changes.make(wish, state, None).steps
+        return self._service.changes.make_true(wish, state)
 
     def _give_up(self, name: str) -> None:
         sentence = f"undone {REPAIRS} times by another program; it is not mended again by itself"

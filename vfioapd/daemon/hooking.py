@@ -117,8 +117,8 @@ class Hooks:
             wanted = [one for one in state.desired.definitions if one.name in names]
             absent = [one for one in wanted if not state.is_active(one)]
             wish = replace(wishes.restore(state, wanted), stopped=state.stopped - set(names))
-            made = service.changes.make(wish, state, None)
-        logger.info("started for guest %s: %s", guest, "; ".join(made.steps))
+            steps = service.changes.make_true(wish, state)
+        logger.info("started for guest %s: %s", guest, "; ".join(steps))
         by_hand = {one.name: guest for one in absent if one.start is Start.MANUAL}
         self._note(self._noted() | by_hand)
         for name in names:
@@ -165,8 +165,8 @@ class Hooks:
         if definition is None or definition.start is not Start.MANUAL or mdev is None or mdev.in_use:
             return
         wish = replace(wishes.stop(state, [name], guest_ended=True), stopped=state.stopped)
-        made = self._service.changes.make(wish, state, None)
-        logger.info("its guest has ended: %s", "; ".join(made.steps))
+        steps = self._service.changes.make_true(wish, state)
+        logger.info("its guest has ended: %s", "; ".join(steps))
 
     def _submit(self, act: Callable[[], None]) -> Future[None]:
         if self.worker is not None:

@@ -71,9 +71,10 @@ def restore(
 def make_all(service: Service) -> None:
     """Everything that should be there, as far as it can be. The caller holds the AP configuration lock."""
     wanted = service.desired.should_run()
-    if not _make(service, wanted, last_try=False):
-        for definition in wanted:
-            _make(service, [definition], last_try=True)
+    with service.busy_with("the restore of what should be there"):
+        if not _make(service, wanted, last_try=False):
+            for definition in wanted:
+                _make(service, [definition], last_try=True)
 
 
 def _tell_outcomes(service: Service, *, booted: bool) -> None:
@@ -140,12 +141,12 @@ def _check_not_cut_off(service: Service, text: str) -> None:
 def _make(service: Service, definitions: list[Definition], *, last_try: bool) -> bool:
     state = service.desired.state(service.host)
     try:
-        made = service.changes.make(wishes.restore(state, definitions), state, None)
+        steps = service.changes.make_true(wishes.restore(state, definitions), state)
     except (VfioApError, OSError) as error:
         logger.info("not restored: %s", error)
         if last_try:
             service.failures |= {one.name: str(error) for one in definitions}
         return False
-    if made.steps:
-        logger.info("restored %d matrices in %d steps", len(definitions), len(made.steps))
+    if steps:
+        logger.info("restored %d matrices in %d steps", len(definitions), len(steps))
     return True

@@ -316,7 +316,7 @@ class Service:
         adds: bool = False,
         again: bool = False,
     ) -> Change:
-        with self._busy_with(what), ap_lock(self.places.lock):
+        with self.busy_with(what), ap_lock(self.places.lock):
             self._check_may_change(text, adds=adds, again=again)
             if not asked.dry_run:
                 self.settle()
@@ -337,8 +337,8 @@ class Service:
         return made
 
     @contextlib.contextmanager
-    def _busy_with(self, what: str) -> Iterator[None]:
-        """What a hook is told that cannot wait for it."""
+    def busy_with(self, what: str) -> Iterator[None]:
+        """What a hook is told that cannot wait for it; uevents are heard a little later meanwhile."""
         self.running = what
         try:
             yield
