@@ -38,6 +38,11 @@ NOT_BELOW_TMP = pytest.mark.skipif(
     CHECKOUT.parts[1] == "tmp", reason="a unit with PrivateTmp=yes cannot run a daemon from below /tmp"
 )
 
+# libvirt's unit reloads by the kill of procps, which the smallest of systems lacks.
+KILL = """
+test -x /bin/kill || printf '#!/bin/sh\\nkill "$@"\\n' > /usr/bin/kill
+chmod 755 /usr/bin/kill
+"""
 # A part of a script: guest aw1 starts and ends as long as the process $upgrade runs, and five times at least.
 GUESTS_MEANWHILE = """\
 starts=0 failed=0

@@ -133,9 +133,9 @@ class BootedGuestHost(GuestHost):
             self.lab.shell(f"systemctl stop {name}{{,-ro,-admin}}.socket {name}.service")
             return
         # Nor that libvirt 11.3 may never end when it is told to in its first moments (its thread for udev's
-        # events then waits for good).
+        # events then waits for good). The service takes its sockets along when it starts.
         self.lab.shell(
-            f"systemctl {what} {name}.socket {name}.service\n"
+            f"systemctl {what} {name}.service\n"
             "for _ in $(seq 100); do virsh -q nodedev-list >/dev/null 2>&1 && break; sleep 0.05; done"
         )
 

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from boots import NOT_BELOW_TMP, SYSTEMS, boot, libvirts_daemon
+from boots import KILL, NOT_BELOW_TMP, SYSTEMS, boot, libvirts_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ PLANTS = {
 @pytest.fixture(scope="module", params=SYSTEMS)
 def host(request: pytest.FixtureRequest) -> Iterator[BootedLab]:
     with boot("rdbkvm4", request.param) as lab:
-        lab.shell(SETUP)
+        lab.shell(KILL + SETUP)
         lab.reboot()
         yield lab
 

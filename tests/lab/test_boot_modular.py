@@ -134,6 +134,16 @@ def test_a_stopped_virtqemud_is_woken_by_a_command_of_ours_and_guests_run_on(hos
     assert host.virsh("domstate", "bastion").strip() == "running"
 
 
+def test_a_virtqemud_that_an_admin_stopped_stays_down_until_it_is_needed(host: GuestHost) -> None:
+    """Its socket would take a connection of ours for a need."""
+    host.virsh("start", "bastion")
+    host.lab.shell("systemctl stop virtqemud.service")
+    time.sleep(2)  # what is tried is that nothing happens in time
+    assert sleeps(host, "virtqemud")
+    host.ctl("status")
+    assert state(host, "virtqemud.service") == "active"
+
+
 def test_without_sockets_commands_name_virtqemud_as_what_is_to_be_started(host: GuestHost) -> None:
     host.libvirtd("stop")
     try:

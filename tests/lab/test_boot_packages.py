@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from boots import GUESTS_MEANWHILE, PACKAGE, SYSTEMS, boot, libvirts_daemon
+from boots import GUESTS_MEANWHILE, KILL, PACKAGE, SYSTEMS, boot, libvirts_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +22,6 @@ DEFINE = f"vfioapctl define bastion --queues 01.0011,05.0011 --guest bastion --u
 LEFT = """
 find /etc /usr /var -xdev -name '*vfioapd*'
 ls -d /run/vfioapd 2> /dev/null || true
-"""
-
-# libvirt's unit reloads by the kill of procps, which the smallest of systems lacks.
-KILL = """
-test -x /bin/kill || printf '#!/bin/sh\\nkill "$@"\\n' > /usr/bin/kill
-chmod 755 /usr/bin/kill
 """
 
 
@@ -142,3 +136,14 @@ def test_purged_it_leaves_nothing(host: BootedLab) -> None:
     host.shell("dpkg --purge vfioapd")
     assert host.shell(LEFT).stdout == ""
     assert host.shell("ls /etc/mdevctl.d").stdout == "scripts.d\n"
+
+
+def test_installed_on_a_running_host_its_hook_is_called_at_once(host: BootedLab) -> None:
+    """libvirt was started without any hook, and does not look for one by itself."""
+    libvirt = libvirts_daemon(host)
+    host.shell(f"virsh -q destroy bastion; virsh -q undefine bastion; systemctl restart {libvirt}.service")
+    before = host.value(f"{libvirt}.service", "InvocationID")
+    host.shell(f"{INSTALL}; vfioap-lab guest aw1")
+    host.shell("vfioapctl define aw1 --queues 02.0011 --guest aw1; vfioapctl stop aw1; virsh -q start aw1")
+    assert state(host, "aw1") == "in-use"
+    assert host.value(f"{libvirt}.service", "InvocationID") == before

@@ -72,8 +72,10 @@ INSTALLERS = {
     "rpm": ("rpm", "--install", "--nodeps", "--force-debian"),
 }
 
-# Test guests have no system that could shut down; the usual 300 s would be waited for in vain.
-GUESTS_CONF = "SHUTDOWN_TIMEOUT=3\n"
+# Test guests have no system that could shut down; the usual 300 s would be waited for in vain. Debian does
+# not save them to disk, which a guest with a device of the host's cannot be; libvirt by itself tries that.
+GUESTS_CONF = "ON_SHUTDOWN=shutdown\nSHUTDOWN_TIMEOUT=3\n"
+SETTINGS = ("etc/default", "etc/sysconfig")  # Debian's place, and libvirt's own
 
 KERNEL_UNIT = """\
 [Unit]
@@ -119,7 +121,9 @@ def build(top: Path, host_file: Path, packages: Sequence[Path], base: Path | Non
         (root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
     (root / "etc/libvirt/libvirtd.conf").write_text(LIBVIRTD_CONF)
     (root / "etc/libvirt/qemu.conf").write_text(QEMU_CONF)
-    (root / "etc/default/libvirt-guests").write_text(GUESTS_CONF)
+    for folder in SETTINGS:
+        (root / folder).mkdir(exist_ok=True)
+        (root / folder / "libvirt-guests").write_text(GUESTS_CONF)
     for name in REMOVED:
         (root / name).unlink(missing_ok=True)
     _write_units(root, host_file, python="/usr/bin/python3" if base else sys.executable)

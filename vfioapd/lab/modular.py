@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """libvirt's modular daemons (virtqemud, virtnodedevd and so on) for a system whose packages lack them.
 
-Debian ships libvirtd alone, but its source package holds all of libvirt. That is built in a copy of the
-new system, so that no compiler stays in it, and put over the packages of the same version: programs,
-drivers, and the units with their sockets, as they are. libvirtd stays installed beside them and is not
+Debian ships libvirtd alone, but its source package holds all of libvirt. That is built without Debian's
+changes, as the other distributions' settings are libvirt's own; in a copy of the new system, so that no
+compiler stays in it; and put over the packages of the same version: programs, drivers, and the units with
+their sockets, as they are. libvirtd stays installed beside them and is not
 enabled, as on distributions that are modular by default.
 """
 
@@ -73,7 +74,8 @@ FEATURES = (
 )
 BUILD = """\
 cd /root
-apt-get -q source {source}
+apt-get -q --tar-only source {source}
+tar -xf {source}_*.orig.tar.*
 cd {source}-*/
 triplet=$(gcc -print-multiarch)
 json=$(grep -Eo "'(json_c|yajl)'" meson_options.txt | tr -d "'")
