@@ -36,9 +36,10 @@ left as it is: {{root}}/{PARENT}/{B} cannot be read as a definition: it is empty
 to know: running guest bastion has mdev {C}, and its definition does not name it [live-only]
 (for good: vfioapctl attach bastion bastion)
 
-adopt: 2 steps, none made yet
+adopt: 3 steps, none made yet
   write {{root}}/{PARENT}/{C}
   write {{root}}/{PARENT}/{A}
+  write {{root}}/etc/vfioapd/host.toml
 (vfioapctl adopt --write does it)
 """
 
@@ -140,7 +141,8 @@ def test_a_host_where_only_host_toml_is_missing_says_so(
         path.unlink()
     with RunningServer(rig) as running:
         monkeypatch.setenv("VFIOAPD_SOCKET", running.rw)
-        assert "adopt: only host.toml is to be written\n(vfioapctl adopt --write" in said(capsys, "adopt")
+        only = f"adopt: 1 step, none made yet\n  write {rig.places.host_file}\n(vfioapctl adopt --write"
+        assert only in said(capsys, "adopt")
         assert "adopt: done in 1 step" in said(capsys, "adopt", "--write")
 
 

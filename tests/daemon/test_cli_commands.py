@@ -431,6 +431,22 @@ def test_a_reader_that_has_seen_enough_is_no_error(server: RunningServer) -> Non
     assert process.wait(10) == exits.OK
 
 
+def test_an_answer_that_cannot_be_printed_is_told_in_one_sentence(rig: Rig, server: RunningServer) -> None:
+    """A change is made all the same, and whoever asked must not take it for one that failed."""
+    program = [sys.executable, "-m", "vfioapd.cli.main", *VAULT]
+    environment = {**os.environ, "VFIOAPD_SOCKET": server.rw}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            program, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+        )
+    assert done.returncode == exits.FAILED
+    assert done.stderr == (
+        "vfioapctl: the daemon has answered, but its answer cannot be printed: No space left on device;"
+        " vfioapctl history shows whether something was changed\n"
+    )
+    assert rig.service.show("vault").state == "started"
+
+
 def test_a_terminal_without_unicode_gets_a_readable_answer(rig: Rig, server: RunningServer) -> None:
     rig.define("wide", adapters="0-2", domains="13,17", start="manual", guest=add_guest(rig, "Bücher"))
     done = command(server, "status", PYTHONIOENCODING="ascii")

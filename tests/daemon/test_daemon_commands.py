@@ -12,14 +12,16 @@ import pytest
 from doubles import ADMIN, uuid_of
 
 from vfioapd.domain.problems import Problem, VfioApError
-from vfioapd.rpc.interface import Asked, Peer
+from vfioapd.rpc.interface import Asked, DefineRequest, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from doubles import Rig
 
-VAULT = "00.000d,02.000d"
+    from vfioapd.rpc.types import Change
+
+VAULT, SPARE = "00.000d,02.000d", "04.000d"
 MATRIX = "devices/vfio_ap/matrix"
 CREATE = f"{MATRIX}/mdev_supported_types/vfio_ap-passthrough/create"
 
@@ -411,22 +413,49 @@ def test_a_guest_that_does_not_let_go_keeps_everything_as_it_was(host: Rig) -> N
     assert host.state() == before
 
 
-def test_a_dry_run_of_any_change_tells_the_steps_and_makes_none(host: Rig) -> None:
+def in_force(host: Rig) -> str:
+    return host.service.places.host_file.read_text()
+
+
+CHANGES: dict[str, Callable[[Rig, Asked], Change]] = {
+    "define": lambda host, asked: host.define(
+        "new", asked=asked, queues="00.0011", guest="bastion", uuid=str(uuid_of("new"))
+    ),
+    "undefine": lambda host, asked: host.service.undefine(["vault"], asked),
+    "stop": lambda host, asked: host.service.stop(["vault"], asked),
+    "attach": lambda host, asked: host.service.attach("vault", "bastion", "both", asked),
+    "edit of a word": lambda host, asked: host.service.edit(DefineRequest("vault", require="any"), asked),
+    "apply of a text": lambda host, asked: host.service.apply("version = 1\n", asked),
+    "apply of a comment": lambda host, asked: host.service.apply(in_force(host) + "# mine\n", asked),
+    "restore": lambda host, asked: host.service.restore_revision(1, asked),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_dry_run_of_any_change_tells_the_very_steps_and_makes_none(host: Rig, name: str) -> None:
     host.define("vault", queues=VAULT)
+    host.define("spare", queues=SPARE)
     before, revisions = host.state(), host.revisions()
-    dry = replace(ADMIN, dry_run=True)
-    for act in (
-        lambda: host.define("new", asked=dry, queues="06.000d", guest="bastion"),
-        lambda: host.service.undefine(["vault"], dry),
-        lambda: host.service.stop(["vault"], dry),
-        lambda: host.service.attach("vault", "bastion", "both", dry),
-        lambda: host.service.apply("version = 1\n", dry),
-    ):
-        change = act()
-        assert change.steps
-        assert change.made is False
-        assert host.state() == before
+    shown = CHANGES[name](host, replace(ADMIN, dry_run=True))
+    assert shown.steps
+    assert shown.made is False
+    assert host.state() == before
     assert host.revisions() == revisions
+    assert CHANGES[name](host, ADMIN).steps == shown.steps
+    assert host.revisions() != revisions
+
+
+def test_an_edit_of_words_alone_is_planned_and_put_in_force(host: Rig) -> None:
+    """A plan that said nothing was to be done would be taken for an edit that is in force."""
+    host.define("vault", queues=VAULT)
+    assert host.service.plan(None, ADMIN).steps == []
+    path = host.service.places.host_file
+    path.write_text(in_force(host) + "# mine\n")
+    put = [f"put {path} in force as it stands"]
+    assert host.service.plan(None, ADMIN).steps == put
+    assert host.service.apply(None, ADMIN).steps == put
+    assert host.service.plan(None, ADMIN).steps == []
+    assert host.service.apply(None, ADMIN).steps == []
 
 
 def test_queues_that_leave_the_host_without_need_are_told_before_the_last_of_a_mode_goes(rig: Rig) -> None:

@@ -41,11 +41,9 @@ def _finding(finding: Record) -> str:
 
 
 def _done(record: object) -> str:
-    """Without a step of its own to show, a preview has host.toml alone to write."""
     if not isinstance(record, dict):
         return ""
-    only_host_file = not record["made"] and not record["steps"]
-    text = "adopt: only host.toml is to be written" if only_host_file else change(record)
+    text = change(record)
     return text if record["made"] else f"{text}\n(vfioapctl adopt --write does it)"
 
 

@@ -45,8 +45,8 @@ def _follow(options: argparse.Namespace) -> int:
         events_screen.follow(options, _read_only_socket())
     except KeyboardInterrupt:
         return exits.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return _stop_printing(error)
     return exits.OK
 
 
@@ -266,9 +266,20 @@ def _print(options: argparse.Namespace, reply: object) -> int:
     text = json.dumps(reply, indent=2, ensure_ascii=is_plain) if options.json else _render(options, reply)
     try:
         print(text.encode(encoding, "replace").decode(encoding) if is_plain else text, flush=True)
-    except BrokenPipeError:  # head(1) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if _stop_printing(error) != exits.OK:
+            return exits.FAILED
     return exits.UNHEALTHY if _is_unhealthy(options, reply) else exits.OK
+
+
+def _stop_printing(error: OSError) -> int:
+    """head(1) may have seen enough; whatever else it was is told."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain at its end
+    if isinstance(error, BrokenPipeError):
+        return exits.OK
+    why = f"the daemon has answered, but its answer cannot be printed: {error.strerror}"
+    print(f"vfioapctl: {why}; vfioapctl history shows whether something was changed", file=sys.stderr)
+    return exits.FAILED
 
 
 def _is_unhealthy(options: argparse.Namespace, reply: object) -> bool:

@@ -54,19 +54,21 @@ class Changes:
         self._journal = journal
         self._history = history
 
-    def preview(self, wish: Wish, state: State, what: str) -> Change:
-        """What making the wish would do; nothing is changed."""
+    def preview(self, wish: Wish, state: State, what: str, text: str | None = None) -> Change:
+        """What ``make`` with a note of this text would do; nothing is changed."""
         made = plan(state.snapshot, wish.target)
-        files = tuple(self._definitions(wish, state.desired))
-        return change_record(what, made, [*made.steps, *files], made_now=False)
+        steps = [*made.steps, *self._definitions(wish, state.desired)]
+        shown = self._shown(steps, self._text_after(wish, state, text))
+        return change_record(what, made, shown, made_now=False)
 
     def make(self, wish: Wish, state: State, note: Note) -> Change:
         """Plan, run, verify, commit. Refused or failed: the host and the files are as before."""
         made, steps = self._planned(wish, state)
-        commit = [*self._taken_out(wish), *self._commit(wish, state, note, steps)]
+        text = self._text_after(wish, state, note.text)
+        shown = self._shown(steps, text)
+        commit = [*self._taken_out(wish), *self._commit(wish, state, note, steps, text)]
         self._run(steps, commit, wish, state)
-        shown = [one for one in commit if one.path == str(self._places.host_file)]
-        return change_record(note.what, made, [*steps, *shown], made_now=True)
+        return change_record(note.what, made, shown, made_now=True)
 
     def make_true(self, wish: Wish, state: State) -> list[str]:
         """The same for what is in force already: host.toml and the history are left alone. Returns what was
@@ -107,13 +109,28 @@ class Changes:
         for path, names in ((self._places.stopped, wish.stopped), (self._places.unplugged, wish.unplugged)):
             yield from _file(path, names_text(names), volatile=True)
 
-    def _commit(self, wish: Wish, state: State, note: Note, steps: list[Step]) -> Iterator[WriteFile]:
+    def _text_after(self, wish: Wish, state: State, text: str | None) -> str:
+        """host.toml as it will be: a text to the letter, or the present one, rewritten."""
+        if text is not None:
+            return text
+        present = atomic.read(self._places.host_file) or ""
+        if wish.desired == state.desired:
+            return present
+        return host_file.rewrite(present, wish.desired, file=str(self._places.host_file))
+
+    def _shown(self, steps: list[Step], text: str) -> list[str]:
+        """One line for each step; then host.toml, of which an edit by hand is only put in force."""
+        lines = list(map(describe, steps))
+        on_disk = _file_changed(self._places.host_file, atomic.read(self._places.host_file), text)
+        if not on_disk and text != (self._in_force() or ""):
+            lines.append(f"put {self._places.host_file} in force as it stands")
+        return lines + list(map(describe, on_disk))
+
+    def _commit(
+        self, wish: Wish, state: State, note: Note, steps: list[Step], text: str
+    ) -> Iterator[WriteFile]:
         """The revision, then host.toml: with that last rename the change is made."""
-        old = atomic.read(self._places.host_file)
-        text = note.text if note.text is not None else old or ""
-        if note.text is None and wish.desired != state.desired:
-            text = host_file.rewrite(text, wish.desired, file=str(self._places.host_file))
-        on_disk = _file_changed(self._places.host_file, old, text)
+        on_disk = _file_changed(self._places.host_file, atomic.read(self._places.host_file), text)
         taken_out = (wish.stopped, wish.unplugged)
         if not steps and taken_out == (state.stopped, state.unplugged) and text == self._in_force():
             yield from on_disk  # an edit that was never in force is taken back without a revision
@@ -148,12 +165,12 @@ class Changes:
         return [*plan(snapshot, still).steps, *(step for step in guest_steps if not self._host.holds(step))]
 
 
-def change_record(what: str, made: Plan, steps: Iterable[Step], *, made_now: bool) -> Change:
+def change_record(what: str, made: Plan, steps: Iterable[str], *, made_now: bool) -> Change:
     """A plan as it travels."""
     return Change(
         name=what,
         made=made_now,
-        steps=[describe(step) for step in steps],
+        steps=list(steps),
         guests=[
             GuestChange(one.guest, _texts(one.gains), _texts(one.keeps), _texts(one.loses))
             for one in made.guests

@@ -204,15 +204,16 @@ class Service:
 
     def plan(self, text: str | None, asked: Asked) -> Change:
         """What apply would do with this host.toml, or with the present one; nothing is changed."""
+        text = self._text(text)
         new = self._parse(text)
         state = self.desired.state(self.host, disrupt=True)
-        return self.changes.preview(wishes.apply(state, new), state, "plan")
+        return self.changes.preview(wishes.apply(state, new), state, "plan", text)
 
     def apply(self, text: str | None, asked: Asked) -> Change:
         """Make this host.toml true, or the present one as it was edited."""
-        present = host_file.read(self.places.host_file).text if text is None else text
-        new = self._parse(present)
-        return self._change(asked, "apply", lambda state: wishes.apply(state, new), text=present, adds=True)
+        text = self._text(text)
+        new = self._parse(text)
+        return self._change(asked, "apply", lambda state: wishes.apply(state, new), text=text, adds=True)
 
     def adopt(self, asked: Asked, *, write: bool) -> Adoption:
         """Make what others made ours, as it is; without ``write`` only say what would be done."""
@@ -323,7 +324,7 @@ class Service:
             state = self.desired.state(self.host, disrupt=asked.disrupt)
             wish = wish_of(state)
             if asked.dry_run:
-                return self.changes.preview(wish, state, what)
+                return self.changes.preview(wish, state, what, text)
             made = self.changes.make(wish, state, self._note(asked, what, text))
         if made.steps:
             logger.info("%s: done in %d steps for %s", what, len(made.steps), asked.peer)
@@ -359,9 +360,11 @@ class Service:
             wait = wait_text(self.history.last(), asked.confirm_within, self.journal.boot_id)
         return Note(what, author_of(asked), asked.reason, text, wait)
 
-    def _parse(self, text: str | None) -> Desired:
-        if text is None:
-            return host_file.read(self.places.host_file).desired
+    def _text(self, text: str | None) -> str:
+        """Of the host.toml that is meant: this one, or the present one."""
+        return host_file.read(self.places.host_file).text if text is None else text
+
+    def _parse(self, text: str) -> Desired:
         return self.desired.parse(text, str(self.places.host_file))
 
     def _torn(self) -> list[Refused]:
