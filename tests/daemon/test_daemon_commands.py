@@ -458,6 +458,39 @@ def test_an_edit_of_words_alone_is_planned_and_put_in_force(host: Rig) -> None:
     assert host.service.apply(None, ADMIN).steps == []
 
 
+@pytest.mark.parametrize("text", [None, "", "# which guest gets which", "\n"])
+def test_a_host_toml_that_says_nothing_takes_no_queue_from_anybody(host: Rig, text: str | None) -> None:
+    """It was moved away, or an editor ended too early: nobody who wants that writes nothing."""
+    host.define("vault", queues=VAULT)
+    path, before, kernel = host.service.places.host_file, in_force(host), host.kernel_state()
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    for act in (
+        lambda: host.service.plan(None, ADMIN),
+        lambda: host.service.apply(None, ADMIN),
+        lambda: host.service.apply(text or "", ADMIN),
+        lambda: host.define("new", queues="00.0011"),
+    ):
+        with pytest.raises(VfioApError, match="says nothing, as a file that was cut off") as refused:
+            act()
+        assert refused.value.problem is Problem.BAD_HOST_FILE
+        assert "vfioapctl restore 1 brings it back" in str(refused.value.hint)
+    assert "says nothing" in " ".join(host.service.status().problems)
+    assert host.kernel_state() == kernel
+    host.service.restore_revision(1, ADMIN)
+    assert in_force(host) == before
+
+
+def test_a_host_toml_with_its_version_alone_forgets_all_matrices(host: Rig) -> None:
+    host.define("vault", queues=VAULT)
+    host.service.places.host_file.write_text("version = 1\n")
+    host.service.apply(None, ADMIN)
+    assert host.service.status().matrices == []
+    host.service.places.host_file.write_text("")
+    host.service.apply(None, ADMIN)
+
+
 def test_queues_that_leave_the_host_without_need_are_told_before_the_last_of_a_mode_goes(rig: Rig) -> None:
     """Scenario S1: adapters 5 and 7 are all that the host has of EP11."""
     rig.restore()

@@ -85,10 +85,27 @@ class DesiredState:
         """Whether host.toml on disk is not the one in force."""
         return (atomic.read(self._places.host_file) or "") != (self.applied_text() or "")
 
+    def file_text(self) -> str:
+        """host.toml as it stands, edited or not. Raises as ``host_file.read`` and ``check_whole`` do."""
+        text = host_file.read(self._places.host_file).text
+        self.check_whole(text)
+        return text
+
+    def check_whole(self, text: str) -> None:
+        """Refuse a host.toml that says nothing while there are matrices: a power cut or a slip leaves that of
+        a file, and it would be read as: forget all matrices."""
+        if host_file.says_nothing(text) and self.applied().definitions:
+            raise Refused(
+                Problem.BAD_HOST_FILE,
+                f"{self._places.host_file} says nothing, as a file that was cut off",
+                hint=f"vfioapctl restore {self._history.last() or ''}".rstrip()
+                + " brings it back; to forget all matrices, write: version = 1",
+            )
+
     def check_applied(self) -> None:
         """Refuse to change one thing while an edit waits: it would take effect unseen, or be lost."""
         if self.is_edited():
-            host_file.read(self._places.host_file)  # one that cannot be read is the nearer cause
+            self.file_text()  # one that cannot be read is the nearer cause
             raise Refused(
                 Problem.UNAPPLIED_EDIT,
                 f"{self._places.host_file} was edited and the edit is not in force",
@@ -100,7 +117,7 @@ class DesiredState:
     def problems(self) -> list[str]:
         """What is wrong with host.toml as it stands; one that is only edited is said, too."""
         try:
-            host_file.read(self._places.host_file)
+            self.file_text()
         except (VfioApError, OSError) as error:
             return [str(error)]
         if self.is_edited():

@@ -12,10 +12,10 @@ from vfioapd.backend.lock import ap_lock
 from vfioapd.daemon import outcomes
 from vfioapd.daemon.arrival import wait_for_queues
 from vfioapd.daemon.outcomes import Message, fields
-from vfioapd.domain.problems import Problem, Refused, VfioApError
+from vfioapd.domain.problems import Problem, VfioApError
 from vfioapd.engine.run import recover
 from vfioapd.plan import wishes
-from vfioapd.store import atomic, host_file
+from vfioapd.store import atomic
 from vfioapd.store.history import Author
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def _take_up_host_file(service: Service) -> None:
     places = service.places
     if service.desired.is_edited():
         try:
-            text = host_file.read(places.host_file).text
-            _check_not_cut_off(service, text)
+            text = service.desired.file_text()
         except (VfioApError, OSError) as error:
             why = "%s; the newest revision of it stays in force"
             logger.error(why, error, extra=fields(Message.HOST_FILE_NOT_READ))
@@ -126,16 +125,6 @@ def _take_up_host_file(service: Service) -> None:
             author = Author(os.getuid(), os.getpid(), "vfioapd")
             service.history.record(text, author, datetime.now(UTC), reason="found at boot", summary="")
     atomic.replace(places.started, f"{os.getpid()}\n")
-
-
-def _check_not_cut_off(service: Service, text: str) -> None:
-    """What a power cut leaves of a file is often nothing, and that would be read as: forget all matrices."""
-    if host_file.says_nothing(text) and service.desired.applied().definitions:
-        raise Refused(
-            Problem.BAD_HOST_FILE,
-            f"{service.places.host_file} says nothing, as a file that was cut off",
-            hint="to forget all matrices, write: version = 1",
-        )
 
 
 def _make(service: Service, definitions: list[Definition], *, last_try: bool) -> bool:

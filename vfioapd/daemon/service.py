@@ -362,7 +362,10 @@ class Service:
 
     def _text(self, text: str | None) -> str:
         """Of the host.toml that is meant: this one, or the present one."""
-        return host_file.read(self.places.host_file).text if text is None else text
+        if text is None:
+            return self.desired.file_text()
+        self.desired.check_whole(text)
+        return text
 
     def _parse(self, text: str) -> Desired:
         return self.desired.parse(text, str(self.places.host_file))
