@@ -366,7 +366,19 @@ def test_a_file_is_planned_and_applied_from_a_path_and_from_standard_input(
     assert "night shift" in cli("history").out
     missing = cli("plan", str(tmp_path / "missing.toml"))
     assert missing.status == exits.REFUSED
-    assert "missing.toml" in missing.err
+    assert "missing.toml cannot be read: No such file or directory [" in missing.err
+
+
+def test_a_mistake_is_told_to_be_in_the_file_that_was_named(
+    cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not in the host.toml that it would become."""
+    draft = tmp_path / "draft.toml"
+    draft.write_text("version = 1\n[hosts]\n")
+    for verb in ("plan", "apply"):
+        assert cli(verb, str(draft)).err.startswith(f"vfioapctl: {draft}:2: ")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("version = 2\n"))
+    assert cli("plan", "-").err.startswith("vfioapctl: standard input:1: version: must be 1")
 
 
 # --- a process of its own

@@ -226,6 +226,7 @@ def _call(options: argparse.Namespace) -> object:
     parameters = {name: value for name, value in given.items() if name not in NOT_SENT}
     if given.get("file"):
         parameters["text"] = _text_of(given["file"])
+        parameters["file"] = "standard input" if given["file"] == "-" else given["file"]
     if given.get("live") != given.get("config"):
         parameters["where"] = "live" if given["live"] else "config"
     wanted = {name: given[name] for name in OPTIONS if given.get(name)}
@@ -249,7 +250,8 @@ def _text_of(path: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise CallError("bad-request", f"{path} cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise CallError("bad-request", f"{path} cannot be read: {why}") from error
 
 
 def _socket() -> str:

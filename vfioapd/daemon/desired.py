@@ -85,27 +85,29 @@ class DesiredState:
         """Whether host.toml on disk is not the one in force."""
         return (atomic.read(self._places.host_file) or "") != (self.applied_text() or "")
 
-    def file_text(self) -> str:
-        """host.toml as it stands, edited or not. Raises as ``host_file.read`` and ``check_whole`` do."""
-        text = host_file.read(self._places.host_file).text
-        self.check_whole(text)
-        return text
+    def read(self, text: str | None = None, name: str | None = None) -> tuple[str, Desired]:
+        """A host.toml, which errors call ``name``: this text, or the present one.
 
-    def check_whole(self, text: str) -> None:
-        """Refuse a host.toml that says nothing while there are matrices: a power cut or a slip leaves that of
-        a file, and it would be read as: forget all matrices."""
-        if host_file.says_nothing(text) and self.applied().definitions:
+        Raises as ``host_file.parse`` does, and refuses one that says nothing while there are matrices: a
+        power cut or a slip leaves that of a file, and it would be taken for: forget all matrices.
+        """
+        present = self._places.host_file
+        found = (atomic.read(present) or "") if text is None else text
+        name = name or str(present)
+        desired = self.parse(found, name)
+        if host_file.says_nothing(found) and self.applied().definitions:
             raise Refused(
                 Problem.BAD_HOST_FILE,
-                f"{self._places.host_file} says nothing, as a file that was cut off",
+                f"{name} says nothing, as a file that was cut off",
                 hint=f"vfioapctl restore {self._history.last() or ''}".rstrip()
                 + " brings it back; to forget all matrices, write: version = 1",
             )
+        return found, desired
 
     def check_applied(self) -> None:
         """Refuse to change one thing while an edit waits: it would take effect unseen, or be lost."""
         if self.is_edited():
-            self.file_text()  # one that cannot be read is the nearer cause
+            self.read()  # one that cannot be read is the nearer cause
             raise Refused(
                 Problem.UNAPPLIED_EDIT,
                 f"{self._places.host_file} was edited and the edit is not in force",
@@ -117,7 +119,7 @@ class DesiredState:
     def problems(self) -> list[str]:
         """What is wrong with host.toml as it stands; one that is only edited is said, too."""
         try:
-            self.file_text()
+            self.read()
         except (VfioApError, OSError) as error:
             return [str(error)]
         if self.is_edited():

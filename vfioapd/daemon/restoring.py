@@ -117,7 +117,7 @@ def _take_up_host_file(service: Service) -> None:
     places = service.places
     if service.desired.is_edited():
         try:
-            text = service.desired.file_text()
+            text, _ = service.desired.read()
         except (VfioApError, OSError) as error:
             why = "%s; the newest revision of it stays in force"
             logger.error(why, error, extra=fields(Message.HOST_FILE_NOT_READ))

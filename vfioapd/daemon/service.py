@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from vfioapd.daemon.live_host import LiveHost
     from vfioapd.daemon.places import Places
-    from vfioapd.domain.definition import Desired
     from vfioapd.engine.journal import Journal
     from vfioapd.plan.adopt_facts import Proposal
     from vfioapd.plan.wish import State, Wish
@@ -202,17 +201,16 @@ class Service:
         what = _what("detach", (name, guest))
         return self._change(asked, what, lambda state: wishes.detach(state, name, guest, scope))
 
-    def plan(self, text: str | None, asked: Asked) -> Change:
-        """What apply would do with this host.toml, or with the present one; nothing is changed."""
-        text = self._text(text)
-        new = self._parse(text)
+    def plan(self, text: str | None, asked: Asked, file: str | None = None) -> Change:
+        """What apply would do with this host.toml, or with the present one; nothing is changed. ``file`` is
+        what errors call the text."""
+        text, new = self.desired.read(text, file)
         state = self.desired.state(self.host, disrupt=True)
         return self.changes.preview(wishes.apply(state, new), state, "plan", text)
 
-    def apply(self, text: str | None, asked: Asked) -> Change:
+    def apply(self, text: str | None, asked: Asked, file: str | None = None) -> Change:
         """Make this host.toml true, or the present one as it was edited."""
-        text = self._text(text)
-        new = self._parse(text)
+        text, new = self.desired.read(text, file)
         return self._change(asked, "apply", lambda state: wishes.apply(state, new), text=text, adds=True)
 
     def adopt(self, asked: Asked, *, write: bool) -> Adoption:
@@ -235,7 +233,7 @@ class Service:
     def restore_revision(self, number: int, asked: Asked) -> Change:
         """Make an earlier host.toml true again, to the letter."""
         text = self.history.read(number)
-        new = self._parse(text)
+        new = self.desired.parse(text, f"revision {number}")
         what = _what("restore", (str(number),))
         return self._change(asked, what, lambda state: wishes.apply(state, new), text=text, adds=True)
 
@@ -257,7 +255,7 @@ class Service:
         if left := wait.left(self.journal.boot_id):
             return left
         text = "" if wait.revision is None else self.history.read(wait.revision)
-        new = self._parse(text)
+        new = self.desired.parse(text, f"revision {wait.revision}")
         asked = Asked(Peer.of_this_process(), "it was not confirmed in time", disrupt=True)
         logger.warning("a change was not confirmed in time and is taken back")
         self._change(asked, "take back", lambda state: wishes.apply(state, new), text=text, again=True)
@@ -359,16 +357,6 @@ class Service:
         if asked.confirm_within is not None:
             wait = wait_text(self.history.last(), asked.confirm_within, self.journal.boot_id)
         return Note(what, author_of(asked), asked.reason, text, wait)
-
-    def _text(self, text: str | None) -> str:
-        """Of the host.toml that is meant: this one, or the present one."""
-        if text is None:
-            return self.desired.file_text()
-        self.desired.check_whole(text)
-        return text
-
-    def _parse(self, text: str) -> Desired:
-        return self.desired.parse(text, str(self.places.host_file))
 
     def _torn(self) -> list[Refused]:
         """Definitions of others that stop mdevctl and libvirt from reading any definition at all."""
