@@ -23,7 +23,7 @@ CARRIED =
 DEBIAN_CARRIED = gcc libc6-dev libsystemd-dev libvirt-dev pkg-config python$(CARRIED)-dev python3-setuptools
 CARRIED_SOURCES = .cache/carried
 RPMS = $(BUILD)$(if $(CARRIED),/python$(CARRIED))
-BOOT_TESTS = tests/lab/test_boot_*.py tests/lab/test_guest_*.py
+BOOT_TESTS = tests/lab/test_boot_*.py tests/lab/test_guest_*.py tests/lab/test_lab_adopt.py
 MODULAR = debian12-modular debian13-modular
 
 .PHONY: help demo test test-boot test-modular test-crash lab bench man deb rpm wheel debian debian-packaging \

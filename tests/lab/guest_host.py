@@ -18,6 +18,7 @@ from vfioapd.lab.harness import running_lab
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vfioapd.lab.boot_harness import BootedLab
     from vfioapd.lab.harness import Lab, Result
 
 HOOK = Path(__file__).parents[2] / "etc/libvirt/hooks/qemu.d/vfioapd"
@@ -74,6 +75,14 @@ class GuestHost:
         """start, stop or restart it."""
         self.lab.run("vfioap-lab", "service", what, "libvirtd")
 
+    def reboot(self) -> None:
+        """Until the daemon answers."""
+        self.lab.run("vfioap-lab", "reboot")
+        assert not self.lab.run("ls", "/sys/bus/mdev/devices").stdout, (
+            "what is there later is the daemon's work"
+        )
+        self.start_daemon()
+
     def leave_libvirtd_to_its_socket(self) -> None:
         """It ends, and whoever needs it next has systemd start it."""
         pytest.skip("a lab has no systemd, whose sockets start libvirt's daemons")
@@ -105,6 +114,7 @@ class BootedGuestHost(GuestHost):
     """systemd starts the daemon, and starts it again when it was killed."""
 
     PID = "systemctl show --value -p MainPID vfioapd"
+    lab: BootedLab
 
     def debug(self) -> None:
         """Have it log as in a lab."""
@@ -138,6 +148,10 @@ class BootedGuestHost(GuestHost):
             f"systemctl {what} {name}.service\n"
             "for _ in $(seq 100); do virsh -q nodedev-list >/dev/null 2>&1 && break; sleep 0.05; done"
         )
+
+    def reboot(self) -> None:
+        self.lab.reboot()
+        self.start_daemon()
 
     def leave_libvirtd_to_its_socket(self) -> None:
         unit = f"{self.libvirts_daemon}.service"

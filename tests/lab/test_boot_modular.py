@@ -144,6 +144,22 @@ def test_a_virtqemud_that_an_admin_stopped_stays_down_until_it_is_needed(host: G
     assert state(host, "virtqemud.service") == "active"
 
 
+def test_a_busy_virtqemud_that_is_stopped_is_not_started_again_by_us(host: GuestHost) -> None:
+    """It ends its connections at once and itself some seconds later, when a thread waits for a guest."""
+    host.guest("bastion", "--delay-unplug", "6")
+    host.virsh("start", "bastion")
+    host.lab.shell("vfioapctl xml hostdev vault > /run/hostdev.xml")
+    unplug = host.lab.popen("virsh", "-q", "detach-device", "bastion", "/run/hostdev.xml", "--live")
+    try:
+        time.sleep(1)  # it waits for the guest by now
+        host.lab.shell("systemctl stop virtqemud.service")
+        time.sleep(1)  # what is tried is that nothing happens in time
+        assert sleeps(host, "virtqemud")
+    finally:
+        unplug.wait(20)
+        host.guest("bastion")
+
+
 def test_without_sockets_commands_name_virtqemud_as_what_is_to_be_started(host: GuestHost) -> None:
     host.libvirtd("stop")
     try:

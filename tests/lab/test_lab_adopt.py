@@ -7,12 +7,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from labs import kill_daemon, start_daemon
-
-from vfioapd.lab.harness import running_lab
+from guest_host import SYSTEMS, guest_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from guest_host import GuestHost
 
     from vfioapd.lab.harness import Lab
 
@@ -99,14 +99,20 @@ def untouched(lab: Lab) -> list[str]:
     return [masks, live, lab.run("virsh", "dumpxml", "bastion", "--inactive").stdout]
 
 
-@pytest.fixture(scope="module")
-def host() -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=SYSTEMS)
+def whole(request: pytest.FixtureRequest) -> Iterator[GuestHost]:
     """The book's host; the daemon comes last. The tests below are one story."""
-    with running_lab("rdbkvm4") as lab:
+    with guest_host(request.param) as host:
+        host.take_down_daemon()
         for script in (S1, S2, S3):
-            lab.shell(script)
-        start_daemon(lab)
-        yield lab
+            host.lab.shell(script)
+        host.start_daemon()
+        yield host
+
+
+@pytest.fixture
+def host(whole: GuestHost) -> Lab:
+    return whole.lab
 
 
 def test_the_books_host_is_read_with_all_that_does_not_last(host: Lab) -> None:
@@ -164,18 +170,16 @@ def test_adopting_touches_neither_masks_nor_devices_nor_guests(host: Lab) -> Non
     assert sorted(listed) == [f"{u} matrix vfio_ap-passthrough manual (active)" for u in sorted(DEVICES)]
 
 
-def test_a_daemon_that_is_killed_finds_all_as_it_was(host: Lab) -> None:
+def test_a_daemon_that_is_killed_finds_all_as_it_was(whole: GuestHost, host: Lab) -> None:
     before = untouched(host)
-    kill_daemon(host)
-    start_daemon(host)
+    whole.kill_daemon()
+    whole.start_daemon()
     assert (untouched(host), matrices(host)) == (before, DEVICES)
     assert host.run("vfioapctl", "plan").stdout == "plan: nothing to do\n"
 
 
-def test_after_a_reboot_the_devices_are_there_and_the_guest_has_its_own(host: Lab) -> None:
-    host.run("vfioap-lab", "reboot")
-    assert matrices(host) == {}
-    start_daemon(host)
+def test_after_a_reboot_the_devices_are_there_and_the_guest_has_its_own(whole: GuestHost, host: Lab) -> None:
+    whole.reboot()
     assert matrices(host) == DEVICES
     assert host.run("vfioapctl", "plan").stdout == "plan: nothing to do\n"
     host.run("virsh", "-q", "start", "bastion", "--paused")

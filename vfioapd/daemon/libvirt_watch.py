@@ -2,19 +2,21 @@
 """Keeps the connection to libvirt: made when libvirt comes, made again when it comes back.
 
 Nothing here starts libvirt: a socket of systemd's would be woken by a connection, so libvirt is only
-called when its PID file names a living daemon. While it is away the folder of that file is watched and,
-should that miss it, tried again after growing pauses; while it is there, no timer runs.
+called when its PID file names a living daemon, and not while that may be one that is about to end: it
+closes its connections first, and a busy one takes seconds for the rest. While it is away the folder of that
+file is watched and, should that miss it, tried again after growing pauses; while it is there, no timer runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vfioapd.udev.inotify import FolderWatch
-from vfioapd.virt.awake import DAEMONS, libvirt_runs
+from vfioapd.virt.awake import DAEMONS, running_libvirt
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RUN = Path("/run")
+RUN, PROC = Path("/run"), Path("/proc")
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 60.0  # seconds
+# What libvirt's daemons give their threads to end is 30 s (virnetdaemon.c). Who still lives after that has
+# closed the connection for another reason.
+ENDING_SECONDS = 40.0
 
 
 class GuestRoom(Protocol):
@@ -61,6 +66,8 @@ class LibvirtWatch:
         self._timer: asyncio.TimerHandle | None = None
         self._folder: FolderWatch | None = None
         self._trying = False
+        self._served_by: tuple[str, int] | None = None  # the daemon of the last connection
+        self._lost_at = -math.inf
 
     def begin(self) -> None:
         """Watch from now on."""
@@ -76,6 +83,7 @@ class LibvirtWatch:
 
     def _lost(self) -> None:
         self._news("libvirt has gone")
+        self._lost_at = self._loop.time()
         self._pause = FIRST_PAUSE
         self._try_later()
 
@@ -86,7 +94,15 @@ class LibvirtWatch:
             self._loop.run_in_executor(self._worker, self._connect).add_done_callback(self._tried)
 
     def _connect(self) -> bool:
-        return libvirt_runs(RUN) and self._guests.connect()
+        daemon = running_libvirt(RUN, PROC)
+        if daemon is None or self._may_be_ending(daemon) or not self._guests.connect():
+            return False
+        self._served_by = daemon
+        return True
+
+    def _may_be_ending(self, daemon: tuple[str, int]) -> bool:
+        """Its socket is systemd's and would take a connection, for which it would be started again."""
+        return daemon == self._served_by and self._loop.time() - self._lost_at < ENDING_SECONDS
 
     def _tried(self, done: asyncio.Future[bool]) -> None:
         self._trying = False
