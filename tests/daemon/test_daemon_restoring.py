@@ -129,6 +129,41 @@ def test_a_host_toml_that_is_no_text_or_empty_leaves_status_working(host: Rig, t
     assert host.service.summary()
 
 
+@pytest.mark.parametrize("start", ["restart", "reboot"])
+def test_a_host_toml_that_the_file_system_does_not_give_out_takes_no_queue_from_anybody(
+    host: Rig, start: str
+) -> None:
+    """A folder in its place stands for what root cannot be refused here: no right to read, a bad block."""
+    host.reboot()
+    host.restart()
+    before, matrices = host.kernel_state(), states(host)
+    host.places.host_file.unlink()
+    host.places.host_file.mkdir()
+    if start == "reboot":
+        host.reboot()
+    host.restart()
+    assert (host.kernel_state(), states(host)) == (before, matrices)
+    said = f"{host.places.host_file} cannot be read: Is a directory"
+    assert said in host.service.status().problems
+    acts: dict[str, Callable[[], object]] = {
+        "plan": lambda: host.service.plan(None, ADMIN),
+        "define": lambda: host.define("new", queues="07.000d"),
+        "restore": lambda: host.service.restore_revision(1, ADMIN),
+        "diff": lambda: host.service.diff(1),
+    }
+    for name, act in acts.items():
+        with pytest.raises(VfioApError, match=said) as refused:
+            act()
+        assert refused.value.problem is Problem.BAD_HOST_FILE, name
+
+
+def test_what_a_broken_host_toml_differs_in_is_shown(host: Rig) -> None:
+    """Most of all then an admin wants to see it."""
+    path = host.places.host_file
+    path.write_text(path.read_text() + "[[matrix\n")
+    assert "+[[matrix" in host.service.diff(host.service.history.last() or 0)
+
+
 def test_an_edit_by_hand_takes_effect_by_apply_or_at_the_next_boot_but_not_by_a_restart(host: Rig) -> None:
     text = host.places.host_file.read_text()
     host.places.host_file.write_text(text.replace("0x06", "0x04"))

@@ -259,3 +259,20 @@ def test_host_toml_and_its_newest_revision_torn_leave_an_older_one_in_force(
             "rm -r /var/lib/vfioapd/revisions; cp -a /root/revisions /var/lib/vfioapd/;"
             " cp -a /root/host.toml /etc/vfioapd/"
         )
+
+
+def test_a_host_toml_that_is_closed_to_the_unit_leaves_the_last_one_in_force(
+    host: BootedLab, wait_until: Callable[..., None]
+) -> None:
+    """Its sandbox has no right to override the modes of others' files (CAP_DAC_OVERRIDE)."""
+    host.shell(
+        "cp -a /etc/vfioapd/host.toml /root/; cd /etc/vfioapd; chown nobody host.toml; chmod 600 host.toml"
+    )
+    try:
+        reboot_on(host, host_file())
+        is_up(host)
+        wait_until(lambda: all(runs(host, name) for name in MATRICES), "both guests run", seconds=30)
+        (told_of,) = told(host, Message.HOST_FILE_NOT_READ.value)
+        assert "host.toml cannot be read: Permission denied" in str(told_of["MESSAGE"])
+    finally:
+        host.shell("cp -a /root/host.toml /etc/vfioapd/")

@@ -113,7 +113,7 @@ class Changes:
         """host.toml as it will be: a text to the letter, or the present one, rewritten."""
         if text is not None:
             return text
-        present = atomic.read(self._places.host_file) or ""
+        present = host_file.read_text(self._places.host_file) or ""
         if wish.desired == state.desired:
             return present
         return host_file.rewrite(present, wish.desired, file=str(self._places.host_file))
@@ -121,7 +121,7 @@ class Changes:
     def _shown(self, steps: list[Step], text: str) -> list[str]:
         """One line for each step; then host.toml, of which an edit by hand is only put in force."""
         lines = list(map(describe, steps))
-        on_disk = _file_changed(self._places.host_file, atomic.read(self._places.host_file), text)
+        on_disk = _file_changed(self._places.host_file, host_file.read_text(self._places.host_file), text)
         if not on_disk and text != (self._in_force() or ""):
             lines.append(f"put {self._places.host_file} in force as it stands")
         return lines + list(map(describe, on_disk))
@@ -130,7 +130,7 @@ class Changes:
         self, wish: Wish, state: State, note: Note, steps: list[Step], text: str
     ) -> Iterator[WriteFile]:
         """The revision, then host.toml: with that last rename the change is made."""
-        on_disk = _file_changed(self._places.host_file, atomic.read(self._places.host_file), text)
+        on_disk = _file_changed(self._places.host_file, host_file.read_text(self._places.host_file), text)
         taken_out = (wish.stopped, wish.unplugged)
         if not steps and taken_out == (state.stopped, state.unplugged) and text == self._in_force():
             yield from on_disk  # an edit that was never in force is taken back without a revision

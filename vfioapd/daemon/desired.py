@@ -82,8 +82,11 @@ class DesiredState:
         return None if number is None else self._history.read(number)
 
     def is_edited(self) -> bool:
-        """Whether host.toml on disk is not the one in force."""
-        return (atomic.read(self._places.host_file) or "") != (self.applied_text() or "")
+        """Whether host.toml on disk is not the one in force; one that cannot be read is not."""
+        try:
+            return (host_file.read_text(self._places.host_file) or "") != (self.applied_text() or "")
+        except Refused:
+            return True
 
     def read(self, text: str | None = None, name: str | None = None) -> tuple[str, Desired]:
         """A host.toml, which errors call ``name``: this text, or the present one.
@@ -92,15 +95,15 @@ class DesiredState:
         power cut or a slip leaves that of a file, and it would be taken for: forget all matrices.
         """
         present = self._places.host_file
-        found = (atomic.read(present) or "") if text is None else text
+        found = (host_file.read_text(present) or "") if text is None else text
         name = name or str(present)
         desired = self.parse(found, name)
         if host_file.says_nothing(found) and self.applied().definitions:
             raise Refused(
                 Problem.BAD_HOST_FILE,
                 f"{name} says nothing, as a file that was cut off",
-                hint=f"vfioapctl restore {self._history.last() or ''}".rstrip()
-                + " brings it back; to forget all matrices, write: version = 1",
+                hint=f"vfioapctl restore {self._history.last()} brings it back;"
+                " to forget all matrices, write: version = 1",
             )
         return found, desired
 
@@ -108,12 +111,12 @@ class DesiredState:
         """Refuse to change one thing while an edit waits: it would take effect unseen, or be lost."""
         if self.is_edited():
             self.read()  # one that cannot be read is the nearer cause
+            number = self._history.last()
             raise Refused(
                 Problem.UNAPPLIED_EDIT,
                 f"{self._places.host_file} was edited and the edit is not in force",
-                hint="vfioapctl plan shows what it would do, vfioapctl apply does it,"
-                f" vfioapctl restore {self._history.last() or ''}".rstrip()
-                + " takes it back",
+                hint="vfioapctl plan shows what it would do, vfioapctl apply does it"
+                + (f", vfioapctl restore {number} takes it back" if number is not None else ""),
             )
 
     def problems(self) -> list[str]:

@@ -296,7 +296,7 @@ class Service:
 
     def diff(self, number: int) -> str:
         """What has changed in host.toml since a revision, as a unified diff."""
-        old, new = self.history.read(number), host_file.read(self.places.host_file).text
+        old, new = self.history.read(number), host_file.read_text(self.places.host_file) or ""
         lines = difflib.unified_diff(
             old.splitlines(keepends=True),
             new.splitlines(keepends=True),

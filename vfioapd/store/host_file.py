@@ -63,9 +63,21 @@ class HostFile:
 
 
 def read(path: Path) -> HostFile:
-    """Read and check the file; a missing one says nothing. Raises Refused, and OSError."""
-    text = atomic.read(path) or ""
+    """Read and check the file; a missing one says nothing. Raises Refused."""
+    text = read_text(path) or ""
     return HostFile(text, parse(text, str(path)))
+
+
+def read_text(path: Path) -> str | None:
+    """The file to the letter, with mistakes or without; None: there is none. Raises Refused."""
+    try:
+        return atomic.read(path)
+    except OSError as error:
+        raise Refused(
+            Problem.BAD_HOST_FILE,
+            f"{path} cannot be read: {error.strerror}",
+            hint="it must be a file that root may read by its mode, whoever owns it: chmod a+r",
+        ) from error
 
 
 def parse(text: str, file: str) -> Desired:
