@@ -47,7 +47,7 @@ test: debian $(VENV)/ready
 	VFIOAP_EMULATOR_OPERATIONS=10000 VFIOAPD_TEST_HOOKS=1000 $(BIN)/pytest $(TESTS)
 
 # Hosts that boot under a real systemd, with the packages as they would be shipped, on this machine's Debian
-# and on Debian 13 (fetched once; see vfioapd/lab/roots.py). About twenty minutes. Two releases of each rpm,
+# and on Debian 13 (fetched once; see vfioapd/lab/roots.py). About forty minutes. Two releases of each rpm,
 # so that one can be upgraded to the other.
 test-boot: deb rpm
 	@$(MAKE) --no-print-directory rpm RELEASE=2
