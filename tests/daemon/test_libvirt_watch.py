@@ -71,17 +71,18 @@ def worker() -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
-def watch(libvirt: Libvirt, worker: ThreadPoolExecutor) -> None:
+async def connected(libvirt: Libvirt, worker: ThreadPoolExecutor) -> None:
+    """A watch that has found a daemon."""
+    libvirt.start(7)
     LibvirtWatch(asyncio.get_running_loop(), worker, libvirt, libvirt.tell).begin()
+    await libvirt.until(connections=1)
 
 
 def test_a_daemon_that_ends_slowly_is_left_alone_and_the_next_one_found(
     libvirt: Libvirt, worker: ThreadPoolExecutor
 ) -> None:
     async def play() -> None:
-        libvirt.start(7)
-        watch(libvirt, worker)
-        await libvirt.until(connections=1)
+        await connected(libvirt, worker)
         libvirt.close()
         await asyncio.sleep(1.0)  # it would have been called twice by now
         assert libvirt.connections == 1
@@ -100,9 +101,7 @@ def test_a_daemon_that_closes_the_connection_and_does_not_end_is_called_again(
     monkeypatch.setattr(libvirt_watch, "ENDING_SECONDS", 0.5)
 
     async def play() -> None:
-        libvirt.start(7)
-        watch(libvirt, worker)
-        await libvirt.until(connections=1)
+        await connected(libvirt, worker)
         libvirt.close()
         await libvirt.until(connections=2)
 
@@ -113,9 +112,7 @@ def test_a_daemon_that_was_replaced_at_once_is_not_waited_for(
     libvirt: Libvirt, worker: ThreadPoolExecutor
 ) -> None:
     async def play() -> None:
-        libvirt.start(7)
-        watch(libvirt, worker)
-        await libvirt.until(connections=1)
+        await connected(libvirt, worker)
         libvirt.end()
         libvirt.start(8)
         libvirt.close()
