@@ -41,6 +41,7 @@ def ask(
     [
         ("--mode EP11", "05.000d 05.0011 07.000d 07.0011"),
         ("--mode ep11 --adapter 5", "05.000d 05.0011"),
+        ("--mode accel --adapter 3", "03.000d 03.0011"),
         ("--adapter 0x05", "05.000d 05.0011"),
         ("--guest bastion", "00.000d 02.000d"),
         ("--guest nobody", ""),
@@ -65,6 +66,18 @@ def test_an_adapter_that_is_none_is_refused(
     monkeypatch.setenv("VFIOAPD_SOCKET", server.ro)
     assert main.main(["queues", f"--adapter={number}"]) == exits.REFUSED
     assert "bad-number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["x", "EP12", "CCA-Coproc", ""])
+def test_a_mode_that_is_none_is_refused_with_those_that_are(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    """An empty list would be taken for: there are none."""
+    monkeypatch.setenv("VFIOAPD_SOCKET", server.ro)
+    assert main.main(["queues", f"--mode={mode}"]) == exits.REFUSED
+    assert capsys.readouterr().err == (
+        f"vfioapctl: there is no mode {mode!r} [bad-request]\n(modes: CCA, EP11, Accelerator, unknown)\n"
+    )
 
 
 def screen(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -11,6 +11,7 @@ Record = dict[str, object]
 
 _LEGEND = "h host  k kept  . free  m matrix  G guest  - no driver  ! not operational"
 _COLOURS = {"h": DIM, "k": YELLOW, ".": "", "m": BLUE, "G": GREEN, "-": YELLOW, "!": RED}
+_MODES = ("CCA", "EP11", "Accelerator", "unknown")
 _DOWN = {"deconfigured", "checkstopped", "gone"}
 
 
@@ -27,12 +28,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def choose(options: argparse.Namespace, rows: list[Record]) -> list[Record]:
     """The rows that fit every filter, in the order in which they came."""
     adapter = _number(options.adapter)
-    mode = options.mode.lower() if options.mode else None
+    mode = _mode(options.mode)
     driver = None if options.driver == "none" else options.driver
     return [
         row
         for row in rows
-        if (mode is None or str(row["mode"]).lower() == mode)
+        if (mode is None or row["mode"] == mode)
         and (options.guest is None or row["guest"] == options.guest)
         and (not options.free or row["owner"] == "free")
         and (options.driver is None or row["driver"] == driver)
@@ -83,6 +84,16 @@ def _letter(row: Record) -> str:
     if row["owner"] == "host":
         return "k" if row["keep"] else "h"
     return {"free": ".", "nobody": "-"}.get(str(row["owner"]), "m")
+
+
+def _mode(text: str | None) -> str | None:
+    """By its first letters, large or small."""
+    if text is None:
+        return None
+    found = [mode for mode in _MODES if text and mode.lower().startswith(text.lower())]
+    if len(found) != 1:
+        raise CallError("bad-request", f"there is no mode {text!r}", f"modes: {', '.join(_MODES)}")
+    return found[0]
 
 
 def _number(text: str | None) -> int | None:
