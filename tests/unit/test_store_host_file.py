@@ -120,6 +120,12 @@ def test_text_that_is_not_utf_8_is_named_with_its_line(tmp_path: Path) -> None:
     assert refused.value.problem is Problem.BAD_HOST_FILE
 
 
+def test_a_byte_order_mark_is_named() -> None:
+    with pytest.raises(Refused, match=r"draft.toml:1: the file begins with a byte order mark") as refused:
+        parse("\ufeffversion = 1\n", "draft.toml")
+    assert refused.value.problem is Problem.BAD_HOST_FILE
+
+
 # One changed line of GOOD each: (old, new, line, key, words of the sentence or the hint).
 MISTAKES = [
     ("version = 1", "", 1, "version", "missing"),

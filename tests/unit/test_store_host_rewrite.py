@@ -243,6 +243,14 @@ def test_line_ends_of_another_system_stay() -> None:
     assert after == expected.replace("\n", "\r\n")
 
 
+def test_lines_that_are_new_end_as_the_others_do() -> None:
+    after = replace(BASTION, require=Require.ANY)
+    crlf = rewrite(ADMIN.replace("\n", "\r\n"), desired(after, VAULT, NEW))
+    assert crlf == rewrite(ADMIN, desired(after, VAULT, NEW)).replace("\n", "\r\n")
+    mixed = rewrite(ADMIN.replace("\n", "\r\n", 1), desired(after, VAULT, NEW))
+    assert mixed.count("\r") == 1, "a file of both kinds has none to follow"
+
+
 # --- properties -------------------------------------------------------------------------------------
 
 numbers = st.sets(st.integers(0, 255), min_size=1, max_size=4)

@@ -33,6 +33,12 @@ _DEFAULTS = {"start": "auto", "require": "all"}  # what a missing key means
 _BLANK_LINES = r"(?:[ \t]*\r?\n)+"
 
 
+def end_lines_as(before: str, after: str) -> str:
+    """Lines that are new end as all of those before do, where they are of another system."""
+    alone = re.compile(r"(?<!\r)\n")
+    return alone.sub("\r\n", after) if "\r\n" in before and not alone.search(before) else after
+
+
 def append_line(text: str, line: str) -> str:
     """Put a line, or several, at the end of a text whose last line may not be ended."""
     return text + line if not text or not line or text.endswith("\n") else f"{text}\n{line}"

@@ -115,6 +115,12 @@ def _check_utf8(text: str, file: str) -> None:
             f"{file}:{line}: byte 0x{byte:02x} is not UTF-8 text",
             hint="save the file as UTF-8",
         ) from error
+    if text.startswith("\ufeff"):
+        raise Refused(
+            Problem.BAD_HOST_FILE,
+            f"{file}:1: the file begins with a byte order mark, which TOML has not",
+            hint="save the file as UTF-8 without one",
+        )
 
 
 def rewrite(text: str, after: Desired, *, file: str = HOST_FILE) -> str:
@@ -128,6 +134,7 @@ def rewrite(text: str, after: Desired, *, file: str = HOST_FILE) -> str:
     before = parse(text, file)
     if before == after:
         return text
+    original = text
     if not text.strip():
         text = host_edit.HEADER
     if not load(text, file):
@@ -136,6 +143,7 @@ def rewrite(text: str, after: Desired, *, file: str = HOST_FILE) -> str:
         text = host_edit.set_keep(text, after.keep)
     if before.definitions != after.definitions:
         text = host_edit.set_definitions(text, file, before.definitions, after.definitions)
+    text = host_edit.end_lines_as(original, text)
     if parse(text, file) != after:  # the last guard: never hand out a text that says something else
         raise Refused(
             Problem.BAD_HOST_FILE,
