@@ -445,6 +445,17 @@ def test_a_dry_run_of_any_change_tells_the_very_steps_and_makes_none(host: Rig, 
     assert host.revisions() != revisions
 
 
+def test_a_matrix_without_a_device_is_stopped_by_a_note_alone(host: Rig) -> None:
+    """And stays so: with nothing to be done it would be made again by whoever mends it."""
+    host.define("vault", queues=VAULT)
+    host.kernel.sysfs.write(f"{MATRIX}/{uuid_of('vault')}/remove", "1")
+    note = [f"write {host.places.stopped}"]
+    assert host.service.stop(["vault"], replace(ADMIN, dry_run=True)).steps == note
+    assert host.stop("vault").steps == note
+    assert host.service.show("vault").state == "stopped"
+    assert host.stop("vault").steps == []
+
+
 def test_an_edit_of_words_alone_is_planned_and_put_in_force(host: Rig) -> None:
     """A plan that said nothing was to be done would be taken for an edit that is in force."""
     host.define("vault", queues=VAULT)

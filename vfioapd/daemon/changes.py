@@ -58,14 +58,14 @@ class Changes:
         """What ``make`` with a note of this text would do; nothing is changed."""
         made = plan(state.snapshot, wish.target)
         steps = [*made.steps, *self._definitions(wish, state.desired)]
-        shown = self._shown(steps, self._text_after(wish, state, text))
+        shown = self._shown(steps, self._text_after(wish, state, text), wish)
         return change_record(what, made, shown, made_now=False)
 
     def make(self, wish: Wish, state: State, note: Note) -> Change:
         """Plan, run, verify, commit. Refused or failed: the host and the files are as before."""
         made, steps = self._planned(wish, state)
         text = self._text_after(wish, state, note.text)
-        shown = self._shown(steps, text)
+        shown = self._shown(steps, text, wish)
         commit = [*self._taken_out(wish), *self._commit(wish, state, note, steps, text)]
         self._run(steps, commit, wish, state)
         return change_record(note.what, made, shown, made_now=True)
@@ -118,13 +118,15 @@ class Changes:
             return present
         return host_file.rewrite(present, wish.desired, file=str(self._places.host_file))
 
-    def _shown(self, steps: list[Step], text: str) -> list[str]:
-        """One line for each step; then host.toml, of which an edit by hand is only put in force."""
+    def _shown(self, steps: list[Step], text: str, wish: Wish) -> list[str]:
+        """One line for each step; then host.toml, of which an edit by hand is only put in force. That a
+        matrix is stopped follows from its steps, and is a line only where it has none."""
         lines = list(map(describe, steps))
         on_disk = _file_changed(self._places.host_file, host_file.read_text(self._places.host_file), text)
         if not on_disk and text != (self._in_force() or ""):
             lines.append(f"put {self._places.host_file} in force as it stands")
-        return lines + list(map(describe, on_disk))
+        lines += map(describe, on_disk)
+        return lines or list(map(describe, self._taken_out(wish)))
 
     def _commit(
         self, wish: Wish, state: State, note: Note, steps: list[Step], text: str
