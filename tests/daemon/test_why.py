@@ -225,6 +225,10 @@ def torn_file(rig: Rig) -> None:
     rig.places.host_file.write_text("version = \n")
 
 
+def emptied_file(rig: Rig) -> None:
+    rig.places.host_file.write_text("")
+
+
 def unconfirmed(rig: Rig) -> None:
     text = rig.places.host_file.read_text().replace('start = "manual"', 'start = "auto"')
     rig.service.apply(text, replace(ADMIN, confirm_within=60))
@@ -291,6 +295,7 @@ FAULTS = [
     Fault("host.toml edited", edited_file, "vault", "definition", "edit is not in force", "vfioapctl",
           "vfioapctl apply"),
     Fault("host.toml torn", torn_file, "vault", "definition", "host.toml:1", "editor", None),
+    Fault("host.toml emptied", emptied_file, "vault", "definition", "says nothing", "editor", None),
     Fault("change unconfirmed", unconfirmed, "vault", "definition", "waits to be confirmed", "vfioapctl",
           "vfioapctl confirm"),
     Fault("libvirt away", lambda rig: setattr(rig.guests, "is_up", False), "vault", "hostdev",

@@ -24,7 +24,7 @@ from vfioapd.plan.doctor_units import UNITS
 from vfioapd.plan.why import why
 from vfioapd.plan.why_link import Facts, Health, Link, Tool
 from vfioapd.rpc.types import DoctorAnswer, DoctorFinding, DoctorSubject
-from vfioapd.store import doctor_files, host_file
+from vfioapd.store import doctor_files
 from vfioapd.store.mdevctl import read_folder
 from vfioapd.virt.awake import DAEMONS, libvirt_to_start, running_libvirt
 
@@ -136,7 +136,7 @@ class _Gathering:
     def _host_file(self) -> doctor_facts.HostFileFacts:
         places, error = self._places, None
         try:
-            host_file.read(places.host_file)
+            self._service.desired.read()
         except VfioApError as refused:
             error = (str(refused), refused.hint)
         return doctor_facts.HostFileFacts(

@@ -12,7 +12,6 @@ from vfioapd.plan.why import queues_concerned, why
 from vfioapd.plan.why_link import Facts, Mend, Tool
 from vfioapd.plan.why_mend import shell
 from vfioapd.rpc.types import WhyAnswer, WhyLink
-from vfioapd.store import host_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +56,7 @@ def _obstacles(service: Service) -> Iterator[Obstacle]:
 def _edited(service: Service) -> Obstacle:
     path = service.places.host_file
     try:
-        host_file.read(path)
+        service.desired.read()
     except (VfioApError, OSError) as error:
         return str(error), Mend(Tool.EDITOR, f"correct {path}, then run: vfioapctl apply")
     return f"{path} was edited and the edit is not in force", shell("vfioapctl apply")
