@@ -18,6 +18,7 @@ from vfioapd.daemon.live_host import LiveHost
 from vfioapd.daemon.places import Places
 from vfioapd.daemon.restoring import restore
 from vfioapd.daemon.service import Service
+from vfioapd.daemon.standing import Standing
 from vfioapd.domain.problems import Problem, VfioApError
 from vfioapd.domain.snapshot import Guest
 from vfioapd.emulator.generation import GENERATIONS
@@ -215,7 +216,8 @@ class Rig:
         """Start the daemon, as new, over the same host and files."""
         self.host = ScriptedHost(self.kernel, self.places, self.guests)
         self.journal = Journal(self.places.journal, f"boot-{self.boots}")
-        self.service = Service(self.host, self.places, self.journal, History(self.places.revisions))
+        self.standing = Standing(self.host, self.places, self.journal, History(self.places.revisions))
+        self.service = Service(self.standing)
 
     def restart(self) -> None:
         """The daemon ends and starts again."""
@@ -224,7 +226,7 @@ class Rig:
 
     def restore(self) -> None:
         """What the daemon does first."""
-        restore(self.service)
+        restore(self.standing)
 
     def reboot(self) -> None:
         """The host ends and starts again; the daemon is not up yet."""

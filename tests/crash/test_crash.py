@@ -63,7 +63,7 @@ def host_file(shape: dict[str, tuple[list[int], list[int]]]) -> str:
 
 def comparable(rig: Rig) -> object:
     """Hosts in different folders compared; what is in force belongs to the state."""
-    state = {**rig.state(), "in force": rig.service.desired.applied_text()}
+    state = {**rig.state(), "in force": rig.standing.desired.applied_text()}
     return json.loads(json.dumps(state, default=str).replace(str(rig.root), ""))
 
 
@@ -181,7 +181,7 @@ def _play(dice: random.Random, rig: Rig, number: int) -> None:
     if rebooted:
         rig.reboot()
     rig.restart()
-    in_force = rig.service.desired.applied_text()
+    in_force = rig.standing.desired.applied_text()
     assert in_force in ends, (number, error, moments.names[-1:])
     assert _matrices(rig) == ends[in_force], (number, error, rebooted, moments.names[-1:])
     rig.restart()
@@ -195,13 +195,13 @@ def _bury(rig: Rig) -> None:
 
 def _ends_of(rig: Rig, after: str) -> dict[str | None, object]:
     """Both ends by what is in force then: the present one, and the one that another host reaches."""
-    old = rig.service.desired.applied_text()
+    old = rig.standing.desired.applied_text()
     with TemporaryDirectory(dir=MEMORY) as folder:
         other = Rig(rig.kernel.host, Path(folder))
         other.restore()
         _apply(other, after, DISRUPT)
         new = _matrices(other)
-        new_text = other.service.desired.applied_text()
+        new_text = other.standing.desired.applied_text()
     return {old: _matrices(rig), new_text or old: new} if new_text else {old: _matrices(rig)}
 
 

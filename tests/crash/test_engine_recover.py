@@ -79,7 +79,7 @@ class Cutter:
 
 def comparable(rig: Rig) -> object:
     """Hosts in different folders compared; the newest revision belongs to the state."""
-    text = json.dumps([rig.state(), rig.service.desired.applied_text()], default=str)
+    text = json.dumps([rig.state(), rig.standing.desired.applied_text()], default=str)
     return json.loads(text.replace(str(rig.root), ""))
 
 
@@ -291,7 +291,7 @@ def test_a_journal_that_cannot_be_understood_does_not_keep_guests_from_their_que
 def test_a_change_of_definitions_cut_short_is_settled_once_libvirt_is_there(rig: Rig) -> None:
     """At boot the daemon comes before libvirt; the guest's own document outlives the boot."""
     old, new = _cut_before_the_guest_is_settled(rig)
-    assert rig.service.failures == {}
+    assert rig.standing.failures == {}
     assert rig.kernel_state() == old[0]["kernel"], "the devices are made all the same"  # type: ignore[index]
     rig.guests.is_up = True
     rig.restart()

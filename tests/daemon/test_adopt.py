@@ -152,7 +152,7 @@ def test_a_reboot_and_the_daemon_bring_back_every_device_that_was_adopted(messy:
     before = {one.uuid: queues(host, one.uuid) for one in adopted}
     host.reboot()
     host.restart()
-    assert host.service.failures == {}
+    assert host.standing.failures == {}
     assert {one.uuid: queues(host, one.uuid) for one in adopted} == before
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vfioapd.daemon import arrival, main
+from vfioapd.daemon import arrival, serving
 from vfioapd.daemon.drift import Drift
 from vfioapd.daemon.outcomes import Message
 from vfioapd.daemon.restoring import RESTORE_AGAIN, restore
@@ -39,6 +39,9 @@ class Events:
             return False
         self._happenings.pop(0)()
         return True
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def booted(rig: Rig, *, adapter: bool = True, complete: bool = True) -> Rig:
@@ -76,7 +79,7 @@ def guest_matrix(rig: Rig, name: str) -> list[str] | None:
 def test_a_complete_bus_is_not_waited_for_even_where_an_adapter_is_missing(rig: Rig) -> None:
     booted(rig, adapter=False)
     events = Events()
-    restore(rig.service, events)
+    restore(rig.standing, lambda: events)
     assert events.waits == []
     assert guest_matrix(rig, "other") == ["00.000d"]
 
@@ -84,7 +87,7 @@ def test_a_complete_bus_is_not_waited_for_even_where_an_adapter_is_missing(rig: 
 def test_drivers_of_the_host_that_come_late_hold_nobody_up(any_rig: Rig) -> None:
     rig = booted(any_rig, complete=False)
     events = Events()
-    restore(rig.service, events)
+    restore(rig.standing, lambda: events)
     assert events.waits == []
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
 
@@ -92,10 +95,10 @@ def test_drivers_of_the_host_that_come_late_hold_nobody_up(any_rig: Rig) -> None
 def test_a_bus_that_is_still_looking_is_waited_for_by_its_events(any_rig: Rig) -> None:
     rig = booted(any_rig, adapter=False, complete=False)
     events = Events(lambda: None, lambda: plug(rig))
-    restore(rig.service, events)
+    restore(rig.standing, lambda: events)
     assert len(events.waits) == 2
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
-    assert rig.service.short == {}
+    assert rig.standing.short == {}
 
 
 def test_the_wait_for_the_bus_has_an_end_and_says_what_is_missing(
@@ -103,9 +106,9 @@ def test_the_wait_for_the_bus_has_an_end_and_says_what_is_missing(
 ) -> None:
     booted(rig, adapter=False, complete=False)
     told: list[str] = []
-    rig.service.on_status = told.append
+    rig.standing.on_status = told.append
     events = Events()
-    restore(rig.service, events)
+    restore(rig.standing, lambda: events)
     assert 0 < events.waits[0] <= arrival.BUS_SECONDS
     assert "06.000d, 06.0011" in told[0]
     assert "BUS_LATE" in messages(caplog)
@@ -118,7 +121,7 @@ def test_a_bus_with_many_events_is_waited_for_no_longer(rig: Rig, monkeypatch: p
     seconds = iter(range(0, 1000, 10))
     monkeypatch.setattr("vfioapd.daemon.arrival.time.monotonic", lambda: float(next(seconds)))
     events = Events(*[lambda: None] * 50)
-    restore(rig.service, events)
+    restore(rig.standing, lambda: events)
     assert events.waits == [20.0, 10.0]
 
 
@@ -127,7 +130,7 @@ def test_a_restarted_daemon_waits_for_nothing(rig: Rig) -> None:
     rig.restart()
     rig.up()
     events = Events()
-    restore(rig.service, events)
+    restore(rig.standing, lambda: events)
     assert events.waits == []
 
 
@@ -135,10 +138,10 @@ def test_each_matrix_has_its_outcome_in_the_journal(rig: Rig, caplog: pytest.Log
     caplog.set_level(logging.INFO)
     booted(rig, adapter=False)
     caplog.clear()
-    restore(rig.service, Events())
+    restore(rig.standing, Events)
     assert messages(caplog) == {"SHORT": ["vault"], "RESTORED": ["other"]}
-    assert rig.service.is_degraded()
-    assert "1 without all of their queues: vault" in rig.service.summary()
+    assert rig.standing.is_degraded()
+    assert "1 without all of their queues: vault" in rig.standing.summary()
     caplog.clear()
     rig.restart()
     assert messages(caplog) == {"SHORT": ["vault"]}, "what is whole is told once a boot"
@@ -149,9 +152,9 @@ def test_without_the_module_each_matrix_is_told_as_not_restored(
 ) -> None:
     booted(rig)
     rig.kernel.unload_module("vfio_ap")
-    restore(rig.service, Events())
+    restore(rig.standing, Events)
     assert messages(caplog) == {"NOT_RESTORED": ["vault", "other"]}
-    assert "2 not restored: other, vault" in rig.service.summary()
+    assert "2 not restored: other, vault" in rig.standing.summary()
 
 
 def test_a_card_that_comes_after_the_boot_is_taken_up_without_anybody_asking(
@@ -159,16 +162,16 @@ def test_a_card_that_comes_after_the_boot_is_taken_up_without_anybody_asking(
 ) -> None:
     caplog.set_level(logging.INFO)
     rig = booted(any_rig, adapter=False)
-    restore(rig.service, Events())
+    restore(rig.standing, Events)
     plug(rig)
     caplog.clear()
     told: list[str] = []
-    rig.service.on_status = told.append
-    Drift(rig.service).look(None)
+    rig.standing.on_status = told.append
+    Drift(rig.standing).look(None)
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
     assert "vault" in messages(caplog)["TAKEN_UP"]
     assert not any("drifted" in record.getMessage() for record in caplog.records)
-    assert not rig.service.is_degraded()
+    assert not rig.standing.is_degraded()
     assert told[-1] == "2 matrices defined"
 
 
@@ -178,22 +181,22 @@ def test_a_lock_that_another_program_holds_is_tried_again_by_the_clock(
     booted(rig)
     rig.places.lock.write_text("1\n")  # the first process lives as long as the host
     monkeypatch.setattr("vfioapd.daemon.restoring.LOCK_PATIENCE", 0.01)
-    assert restore(rig.service, Events()) == RESTORE_AGAIN
-    assert "lock" in rig.service.failures[""]
-    assert Drift(rig.service).look(None) == RESTORE_AGAIN
+    assert restore(rig.standing, Events) == RESTORE_AGAIN
+    assert "lock" in rig.standing.failures[""]
+    assert Drift(rig.standing).look(None) == RESTORE_AGAIN
     rig.places.lock.unlink()
-    assert Drift(rig.service).look(None) is None
+    assert Drift(rig.standing).look(None) is None
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
-    assert not rig.service.is_degraded()
+    assert not rig.standing.is_degraded()
 
 
 def test_a_bus_that_comes_after_the_daemon_is_taken_up_with_its_news(rig: Rig) -> None:
     booted(rig)
     rig.kernel.play({"action": "fail", "path": "bus/ap/bindings", "access": "read", "errno": "ENOENT"})
-    assert restore(rig.service, Events()) is None
-    assert rig.service.is_degraded()
+    assert restore(rig.standing, Events) is None
+    assert rig.standing.is_degraded()
     rig.kernel.play({"action": "mend", "path": "bus/ap/bindings"})
-    assert Drift(rig.service).look(None) is None
+    assert Drift(rig.standing).look(None) is None
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
 
 
@@ -202,9 +205,9 @@ def test_with_host_toml_and_its_newest_revision_damaged_an_older_one_is_in_force
     booted(rig)
     sorted(rig.places.revisions.glob("*.toml"))[-1].write_text("version = ")
     rig.places.host_file.write_text(left)
-    restore(rig.service, Events())
+    restore(rig.standing, Events)
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
-    assert rig.service.is_degraded()
+    assert rig.standing.is_degraded()
 
 
 @pytest.mark.parametrize("left", [0, 20, None], ids=["empty", "cut in its first comment", "gone"])
@@ -215,15 +218,15 @@ def test_a_host_toml_that_was_cut_off_or_is_gone_is_not_taken_for_an_empty_one(
     rig.places.host_file.write_text(("# what guests get\n" * 3)[:left])
     if left is None:
         rig.places.host_file.unlink()
-    restore(rig.service, Events())
+    restore(rig.standing, Events)
     assert guest_matrix(rig, "vault") == ["06.000d", "06.0011"]
-    assert rig.service.is_degraded()
+    assert rig.standing.is_degraded()
 
 
 def test_a_host_toml_that_says_that_there_is_no_matrix_is_obeyed(rig: Rig) -> None:
     booted(rig)
     rig.places.host_file.write_text("version = 1\n")
-    restore(rig.service, Events())
+    restore(rig.standing, Events)
     assert rig.service.status().matrices == []
 
 
@@ -231,14 +234,17 @@ def test_a_boot_waits_for_no_library_that_the_restore_does_not_need() -> None:
     """libvirt's start waits for the daemon to be ready, imports included."""
     script = "import sys, vfioapd.daemon.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    idle = {"libvirt", "lxml", "tomlkit", "vfioapd.daemon.doctor", "vfioapd.daemon.whys"}
-    assert not idle & set(done.stdout.split())
+    loaded = set(done.stdout.split())
+    assert not loaded & {"argparse", "asyncio", "asyncvarlink", "libvirt", "lxml", "pyudev", "tomlkit"}
+    ours = {name.partition("vfioapd.")[2] for name in loaded}
+    assert not {one for one in ours if one.startswith("rpc")}
+    assert not ours & {f"daemon.{name}" for name in ("command", "doctor", "drift", "news", "service", "whys")}
 
 
 def test_the_daemon_gives_the_boot_free_before_systemd_kills_it() -> None:
     limit = re.search(r"^TimeoutStartSec=(\d+)$", (ROOT / "units/vfioapd.service").read_text(), re.MULTILINE)
     assert limit
-    assert arrival.BUS_SECONDS < main.RESTORE_SECONDS < int(limit[1])
+    assert arrival.BUS_SECONDS < serving.RESTORE_SECONDS < int(limit[1])
 
 
 def test_every_message_id_is_documented_and_no_two_are_alike() -> None:

@@ -414,7 +414,7 @@ def test_a_guest_that_does_not_let_go_keeps_everything_as_it_was(host: Rig) -> N
 
 
 def in_force(host: Rig) -> str:
-    return host.service.places.host_file.read_text()
+    return host.standing.places.host_file.read_text()
 
 
 CHANGES: dict[str, Callable[[Rig, Asked], Change]] = {
@@ -460,7 +460,7 @@ def test_an_edit_of_words_alone_is_planned_and_put_in_force(host: Rig) -> None:
     """A plan that said nothing was to be done would be taken for an edit that is in force."""
     host.define("vault", queues=VAULT)
     assert host.service.plan(None, ADMIN).steps == []
-    path = host.service.places.host_file
+    path = host.standing.places.host_file
     path.write_text(in_force(host) + "# mine\n")
     put = [f"put {path} in force as it stands"]
     assert host.service.plan(None, ADMIN).steps == put
@@ -473,7 +473,7 @@ def test_an_edit_of_words_alone_is_planned_and_put_in_force(host: Rig) -> None:
 def test_a_host_toml_that_says_nothing_takes_no_queue_from_anybody(host: Rig, text: str | None) -> None:
     """It was moved away, or an editor ended too early: nobody who wants that writes nothing."""
     host.define("vault", queues=VAULT)
-    path, before, kernel = host.service.places.host_file, in_force(host), host.kernel_state()
+    path, before, kernel = host.standing.places.host_file, in_force(host), host.kernel_state()
     path.unlink()
     if text is not None:
         path.write_text(text)
@@ -495,10 +495,10 @@ def test_a_host_toml_that_says_nothing_takes_no_queue_from_anybody(host: Rig, te
 
 def test_a_host_toml_with_its_version_alone_forgets_all_matrices(host: Rig) -> None:
     host.define("vault", queues=VAULT)
-    host.service.places.host_file.write_text("version = 1\n")
+    host.standing.places.host_file.write_text("version = 1\n")
     host.service.apply(None, ADMIN)
     assert host.service.status().matrices == []
-    host.service.places.host_file.write_text("")
+    host.standing.places.host_file.write_text("")
     host.service.apply(None, ADMIN)
 
 

@@ -81,7 +81,7 @@ def test_what_others_did_is_said_and_left_alone_without_repair(
     rig.define("vault", queues="00.000d")
     others(rig)
     before = rig.state()
-    assert Drift(rig.service).look(None) is None
+    assert Drift(rig.standing).look(None) is None
     assert words in (rig.service.show("vault").problem or "")
     assert rig.state() == before
 
@@ -93,7 +93,7 @@ def test_with_repair_the_host_is_as_desired_again_and_the_complaint_ends(
     repairing(rig)
     wanted = rig.state()
     others(rig)
-    Drift(rig.service).look(None)
+    Drift(rig.standing).look(None)
     assert rig.state() == wanted
     assert rig.service.show("vault").problem is None
 
@@ -101,7 +101,7 @@ def test_with_repair_the_host_is_as_desired_again_and_the_complaint_ends(
 def test_nothing_drifted_is_nothing_done(rig: Rig) -> None:
     repairing(rig)
     made = len(rig.host.made)
-    assert Drift(rig.service).look(None) is None
+    assert Drift(rig.standing).look(None) is None
     assert len(rig.host.made) == made
 
 
@@ -109,7 +109,7 @@ def test_the_holder_of_the_lock_is_named_beside_what_happened(rig: Rig) -> None:
     rig.restore()
     rig.define("vault", queues="00.000d")
     remove_device(rig)
-    Drift(rig.service).look("chzdev (PID 4711)")
+    Drift(rig.standing).look("chzdev (PID 4711)")
     assert "chzdev (PID 4711)" in (rig.service.show("vault").problem or "")
 
 
@@ -117,7 +117,7 @@ def test_a_matrix_that_is_undone_again_and_again_is_mended_with_growing_pauses_t
     rig: Rig, clock: Clock
 ) -> None:
     repairing(rig)
-    drift = Drift(rig.service)
+    drift = Drift(rig.standing)
     pauses = []
     for _ in range(REPAIRS):
         remove_device(rig)
@@ -141,7 +141,7 @@ def test_an_admin_who_starts_it_again_is_obeyed_whatever_was_given_up(rig: Rig, 
 
 def test_after_quiet_minutes_earlier_repairs_do_not_count(rig: Rig, clock: Clock) -> None:
     repairing(rig)
-    drift = Drift(rig.service)
+    drift = Drift(rig.standing)
     for _ in range(3 * REPAIRS):
         remove_device(rig)
         assert drift.look(None) is None
@@ -152,7 +152,7 @@ def test_after_quiet_minutes_earlier_repairs_do_not_count(rig: Rig, clock: Clock
 def test_a_stopped_matrix_is_not_taken_for_drift(rig: Rig) -> None:
     repairing(rig)
     rig.stop("vault")
-    assert Drift(rig.service).look(None) is None
+    assert Drift(rig.standing).look(None) is None
     assert not is_active(rig)
 
 
@@ -165,6 +165,6 @@ def test_hardware_that_comes_late_is_taken_up_with_the_next_news(rig: Rig) -> No
     rig.restart()
     assert rig.service.show("vault").state == "failed"
     rig.kernel.load_module("vfio_ap")
-    Drift(rig.service).look(None)
+    Drift(rig.standing).look(None)
     assert is_active(rig)
     assert rig.service.show("vault").problem is None

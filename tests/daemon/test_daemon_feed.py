@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vfioapd.cli.main import main
-from vfioapd.daemon.feed import KEPT, SHOWN_FIRST, WAITING, Feed, JournalLines, Kind, uevent_lines
+from vfioapd.daemon.feed import KEPT, Feed, JournalLines, Kind, uevent_lines
+from vfioapd.daemon.following import SHOWN_FIRST, WAITING, follow
 from vfioapd.rpc.client import CallError, call, stream
 from vfioapd.udev.monitor import Uevent
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 async def _take(feed: Feed, count: int) -> list[EventRow]:
     found = []
-    async for row in feed.follow():
+    async for row in follow(feed):
         found.append(row)
         if len(found) == count:
             break
@@ -65,7 +66,7 @@ def test_a_reader_that_is_too_slow_loses_events_is_told_how_many_and_holds_nobod
     feed = Feed()
 
     async def play() -> list[EventRow]:
-        following = feed.follow()
+        following = follow(feed)
         first = asyncio.ensure_future(anext(following))
         await asyncio.sleep(0)
         feed.tell(Kind.DRIFT, "first")
@@ -85,14 +86,14 @@ def test_a_reader_that_goes_is_forgotten() -> None:
     feed = Feed()
 
     async def play() -> None:
-        following = feed.follow()
+        following = follow(feed)
         feed.tell(Kind.DAEMON, "one")
         await anext(following)
-        assert feed._followers
+        assert feed._listeners
         await following.aclose()  # type: ignore[attr-defined]
 
     asyncio.run(play())
-    assert not feed._followers
+    assert not feed._listeners
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,7 @@ def test_a_reader_that_goes_is_forgotten() -> None:
     [
         ("vfioapd.daemon.drift", "drift"),
         ("vfioapd.daemon.hooking", "hook"),
+        ("vfioapd.daemon.command", "change"),
         ("vfioapd.daemon.service", "change"),
         ("vfioapd.rpc.interface", "change"),
         ("vfioapd.virt.connection", "guest"),
@@ -148,9 +150,9 @@ def test_thousands_of_uevents_alike_are_one_line_and_others_are_told_each() -> N
 
 @pytest.fixture
 def listening(rig: Rig) -> Iterator[Feed]:
-    lines = JournalLines(rig.service.feed)
+    lines = JournalLines(rig.standing.feed)
     logging.getLogger().addHandler(lines)
-    yield rig.service.feed
+    yield rig.standing.feed
     logging.getLogger().removeHandler(lines)
 
 
@@ -171,7 +173,7 @@ def test_commands_and_refusals_are_events(
 def test_events_are_followed_over_the_socket_by_many_and_a_reader_that_dies_costs_nothing(
     rig: Rig, server: RunningServer
 ) -> None:
-    feed = rig.service.feed
+    feed = rig.standing.feed
     feed.tell(Kind.GUEST, "guest bastion started")
     readers = [stream(server.ro, "Follow") for _ in range(3)]
     for reader in readers:
@@ -183,7 +185,7 @@ def test_events_are_followed_over_the_socket_by_many_and_a_reader_that_dies_cost
         assert [next(reader)["event"]["text"] for _ in range(3)] == ["0", "1", "2"]  # type: ignore[index]
         reader.close()
     deadline = time.monotonic() + 10
-    while feed._followers:
+    while feed._listeners:
         feed.tell(Kind.GUEST, "anybody there?")
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -195,8 +197,8 @@ def test_events_are_shown_a_line_each_and_by_kind(
     monkeypatch.setenv("VFIOAPD_SOCKET", server.ro)
     assert main(["events"]) == 0
     assert capsys.readouterr().out == "nothing has happened yet\n"
-    rig.service.feed.tell(Kind.GUEST, "guest bastion started")
-    rig.service.feed.tell(Kind.DRIFT, "matrix vault drifted: its device is gone")
+    rig.standing.feed.tell(Kind.GUEST, "guest bastion started")
+    rig.standing.feed.tell(Kind.DRIFT, "matrix vault drifted: its device is gone")
     assert main(["events", "--kind", "drift"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.endswith("Z  drift   matrix vault drifted: its device is gone")
@@ -211,7 +213,7 @@ def test_following_ends_with_the_daemon_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VFIOAPD_SOCKET", server.ro)
-    rig.service.feed.tell(Kind.GUEST, "guest bastion started")
+    rig.standing.feed.tell(Kind.GUEST, "guest bastion started")
 
     def end(_path: str, _method: str) -> Iterator[dict[str, object]]:
         reply = next(stream(server.ro, "Follow"))

@@ -33,7 +33,7 @@ def given(rig: Rig) -> Rig:
 def look(rig: Rig, *new: str, all_new: bool = False, renamed: tuple[str, str] | None = None) -> float | None:
     """One look after libvirt's news of these guests."""
     news = GuestNews(set(new), all_new=all_new, renamed=[renamed] if renamed else [])
-    return Drift(rig.service).look(None, news, rig.guests.read())
+    return Drift(rig.standing).look(None, news, rig.guests.read())
 
 
 def problem(rig: Rig) -> str:
@@ -135,7 +135,7 @@ def test_what_somebody_took_from_a_guest_is_drift(rig: Rig, repair: bool) -> Non
 
 def test_what_somebody_took_from_a_guest_that_has_just_come_is_drift_too(given: Rig) -> None:
     given.guests.rooms["bastion"].live.clear()
-    Drift(given.service).look(
+    Drift(given.standing).look(
         None, GuestNews({"bastion"}, all_new=True, robbed={"bastion"}), given.guests.read()
     )
     assert not given.guests.rooms["bastion"].live
@@ -158,7 +158,7 @@ def test_a_guest_is_robbed_by_who_unplugs_a_device_after_it_has_come(
 ) -> None:
     async def hear() -> set[str]:
         with ThreadPoolExecutor(1) as worker:
-            news = News(asyncio.get_running_loop(), worker, worker, given.service)
+            news = News(asyncio.get_running_loop(), worker, worker, given.standing)
             for words in said:
                 what, _, device = words.partition(" ")
                 if what == "libvirt":
@@ -238,7 +238,7 @@ def test_a_stopped_matrix_is_plugged_into_nobody(given: Rig) -> None:
 
 def test_without_libvirt_nothing_that_was_found_before_is_called_mended(given: Rig) -> None:
     given.guests.rooms["bastion"].config.clear()
-    drift = Drift(given.service)
+    drift = Drift(given.standing)
     drift.look(None, GuestNews(), given.guests.read())
     drift.look(None, GuestNews(), None)
     assert "(config)" in problem(given)
@@ -251,8 +251,8 @@ def test_guests_read_before_another_change_are_not_plugged_twice(given: Rig) -> 
     given.detach("vault", "bastion", "live")
     before = given.guests.read()
     given.attach("vault", "bastion", "live")
-    assert Drift(given.service).look(None, GuestNews({"bastion"}), before) is None
-    assert given.service.failures == {}
+    assert Drift(given.standing).look(None, GuestNews({"bastion"}), before) is None
+    assert given.standing.failures == {}
     assert has_it(given)
 
 
@@ -261,7 +261,7 @@ def test_a_guest_that_somebody_empties_again_and_again_is_given_up_but_not_when_
     rig.guests.add("bastion")
     rig.service.apply("version = 1\n[host]\nrepair = true\n", ADMIN)
     rig.define("vault", queues="00.000d", guest="bastion")
-    drift = Drift(rig.service)
+    drift = Drift(rig.standing)
     for _ in range(3):
         rig.guests.rooms["bastion"].config.clear()
         wait = drift.look(None, GuestNews(), rig.guests.read())

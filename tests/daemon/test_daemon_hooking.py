@@ -226,7 +226,7 @@ def test_a_start_behind_a_long_change_is_refused_with_what_is_running(
     host.stop("vault")
     before = host.kernel_state()
     monkeypatch.setattr(hooking, "PATIENCE", 0.1)
-    host.service.running = "define huge"
+    host.standing.running = "define huge"
     with pytest.raises(Unavailable) as error:
         host.service.hook_prepare("bastion", [VAULT])
     assert "define huge" in str(error.value)

@@ -38,7 +38,7 @@ def test_an_answer_that_is_ready_does_not_wait_until_thousands_of_uevents_are_re
     async def hear() -> None:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as worker:
-            news = News(loop, worker, worker, rig.service)
+            news = News(loop, worker, worker, rig.standing)
             news._hear(Storm(told), 0)
             loop.call_soon(told.append, "answered")
             while told[-1] != "read 0":
@@ -47,6 +47,6 @@ def test_an_answer_that_is_ready_does_not_wait_until_thousands_of_uevents_are_re
     asyncio.run(hear())
     assert told.index("answered") <= 2, "after the first parts, not after all of them"
     assert told.count(f"read {AT_A_TURN}") == len(STORM) / AT_A_TURN
-    lines = [row.text for row in rig.service.feed.recent() if row.kind == Kind.UEVENT]
+    lines = [row.text for row in rig.standing.feed.recent() if row.kind == Kind.UEVENT]
     assert len(lines) == 1, "and all of it is told as one event"
     assert "5000" in lines[0]

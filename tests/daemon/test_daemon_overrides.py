@@ -28,14 +28,14 @@ def newer(tmp_path: Path) -> Rig:
 def lose_and_return(rig: Rig) -> None:
     """Adapter 0 goes, and comes back with queues that know of no override."""
     rig.kernel.play({"action": "remove-adapter", "adapter": 0})
-    Drift(rig.service).look(None)
+    Drift(rig.standing).look(None)
     assert rig.service.show("vault").problem
     rig.kernel.play({"action": "add-adapter", "adapter": 0, "type": "CEX8C"})
 
 
 def test_queues_that_come_back_are_taken_again_and_the_guest_has_them(newer: Rig) -> None:
     lose_and_return(newer)
-    Drift(newer.service).look(None)
+    Drift(newer.standing).look(None)
     shown = newer.service.show("vault")
     assert shown.problem is None
     assert shown.guest_matrix == ["00.0011", "02.0011"]
@@ -43,7 +43,7 @@ def test_queues_that_come_back_are_taken_again_and_the_guest_has_them(newer: Rig
 
 def test_masks_that_the_kernel_then_refuses_are_explained_and_nothing_is_changed(newer: Rig) -> None:
     lose_and_return(newer)
-    Drift(newer.service).look(None)
+    Drift(newer.standing).look(None)
     newer.detach("vault", "bastion")
     before = newer.state()
     text = newer.places.host_file.read_text().replace(

@@ -11,7 +11,9 @@ import pytest
 
 from vfioapd.backend.guarded_sysfs import PATIENCE
 from vfioapd.daemon import pulse as pulse_module
-from vfioapd.daemon.pulse import PERIODS, WORKER, Pulse, Watchdog, tell_systemd
+from vfioapd.daemon import watchdog as watchdog_module
+from vfioapd.daemon.pulse import WORKER, Pulse, tell_systemd
+from vfioapd.daemon.watchdog import PERIODS, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +56,8 @@ class Work:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(pulse_module, "time", made)
+    for module in (pulse_module, watchdog_module):
+        monkeypatch.setattr(module, "time", made)
     return made
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from doubles import ADMIN, Rig, uuid_of
 
+from vfioapd.daemon.command import take_back
 from vfioapd.domain.problems import Problem, VfioApError
 
 if TYPE_CHECKING:
@@ -97,11 +98,11 @@ def test_one_matrix_that_cannot_be_made_stops_no_other_and_is_shown(rig: Rig) ->
     row = rig.service.show("b")
     assert row.problem is not None
     assert "EADDRINUSE" in row.problem
-    assert "b" in rig.service.summary()
+    assert "b" in rig.standing.summary()
     rig.kernel.sysfs.write(f"{MATRIX}/{uuid_of('thief')}/remove", "1")
     rig.start("b")
     assert states(rig)["b"] == "started"
-    assert "not restored" not in rig.service.summary()
+    assert "not restored" not in rig.standing.summary()
 
 
 @pytest.mark.parametrize("text", ["version = ", "version = 1\nkey = 2\n", "\x00", "[[matrix]]\nname = 5\n"])
@@ -126,7 +127,7 @@ def test_a_host_toml_that_is_no_text_or_empty_leaves_status_working(host: Rig, t
     host.places.host_file.write_bytes(text)
     host.restart()
     assert host.service.status().problems
-    assert host.service.summary()
+    assert host.standing.summary()
 
 
 @pytest.mark.parametrize("start", ["restart", "reboot"])
@@ -161,7 +162,7 @@ def test_what_a_broken_host_toml_differs_in_is_shown(host: Rig) -> None:
     """Most of all then an admin wants to see it."""
     path = host.places.host_file
     path.write_text(path.read_text() + "[[matrix\n")
-    assert "+[[matrix" in host.service.diff(host.service.history.last() or 0)
+    assert "+[[matrix" in host.service.diff(host.standing.history.last() or 0)
 
 
 def test_an_edit_by_hand_takes_effect_by_apply_or_at_the_next_boot_but_not_by_a_restart(host: Rig) -> None:
@@ -201,7 +202,7 @@ def test_no_ap_bus_and_a_held_lock_are_told_and_never_raise(
     rig.restart()
     rig.kernel.play({"action": "fail", "path": "bus/ap/apmask", "access": "read", "errno": "ENOENT"})
     rig.restart()
-    assert "AP bus" in rig.service.failures[""]
+    assert "AP bus" in rig.standing.failures[""]
     rig.kernel.play({"action": "mend", "path": "bus/ap/apmask"})
     rig.restart()
     assert rig.service.status().problems == []
@@ -225,7 +226,7 @@ def test_state_of_ours_that_is_damaged_never_keeps_the_daemon_from_starting(
     host.restart()
     status = host.service.status()
     assert status.queues_total == 16
-    assert host.service.summary()
+    assert host.standing.summary()
 
 
 def test_a_lost_history_leaves_host_toml_in_force_at_the_next_boot(host: Rig) -> None:
@@ -264,15 +265,15 @@ def test_a_change_that_is_not_confirmed_goes_back_when_the_time_is_over(
     host: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply(host, 60)
-    left = host.service.take_back()
+    left = take_back(host.standing)
     assert left is not None
     assert 50 < left <= 60
     assert states(host) == {}
     later = time.time() + 61
     monkeypatch.setattr("vfioapd.daemon.confirming.time.time", lambda: later)
-    assert host.service.take_back() is None
+    assert take_back(host.standing) is None
     assert set(states(host)) == {"vault", "byhand", "resting"}
-    assert host.service.take_back() is None
+    assert take_back(host.standing) is None
 
 
 def test_a_change_that_is_not_confirmed_goes_back_also_when_the_daemon_was_killed_or_the_host_rebooted(
@@ -300,9 +301,9 @@ def test_a_change_that_cannot_be_taken_back_before_libvirt_is_there_keeps_no_gue
     host.guests.is_up = False
     host.restart()
     assert states(host)["vault"] == "started"
-    assert host.service.failures[""], "that it could not be taken back is told"
+    assert host.standing.failures[""], "that it could not be taken back is told"
     host.guests.is_up = True
     host.restart()
     assert host.places.host_file.read_text() == text
     assert host.guests.rooms["bastion"].config == {uuid_of("vault")}
-    assert host.service.failures == {}
+    assert host.standing.failures == {}

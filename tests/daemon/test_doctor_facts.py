@@ -51,7 +51,7 @@ def write(root: Path, name: str, text: str, mode: int = 0o644) -> Path:
 
 
 def codes(rig: Rig) -> set[str]:
-    return {one.code for subject in examine(rig.service).subjects for one in subject.findings}
+    return {one.code for subject in examine(rig.standing).subjects for one in subject.findings}
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_defect_planted_in_files_and_guests_is_found_alone(sound: Rig, code: C
 
 def test_a_device_that_somebody_removed_is_told_with_the_command(sound: Rig) -> None:
     sound.kernel.sysfs.write(f"devices/vfio_ap/matrix/{uuid_of('vault')}/remove", "1\n")
-    (subject,) = (one for one in examine(sound.service).subjects if one.subject == "matrices")
+    (subject,) = (one for one in examine(sound.standing).subjects if one.subject == "matrices")
     (finding,) = subject.findings
     assert (finding.code, finding.command) == ("matrix-broken", "vfioapctl start vault")
     sound.start("vault")
@@ -159,7 +159,7 @@ def test_the_newest_revision_takes_back_an_edit_that_was_never_in_force(sound: R
     good, revisions = sound.places.host_file.read_text(), sound.revisions()
     PLANTS[Code.HOST_FILE_BAD](sound)
     (finding,) = (
-        one for subject in examine(sound.service).subjects for one in subject.findings if "host" in one.code
+        one for subject in examine(sound.standing).subjects for one in subject.findings if "host" in one.code
     )
     assert finding.command == f"vfioapctl restore {len(revisions)}"
     sound.service.restore_revision(len(revisions), ADMIN)
@@ -169,12 +169,12 @@ def test_the_newest_revision_takes_back_an_edit_that_was_never_in_force(sound: R
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_device_that_others_remove_is_counted_and_their_work_named(sound: Rig, times: int) -> None:
-    drift = Drift(sound.service)
+    drift = Drift(sound.standing)
     for _ in range(times):
         sound.start("vault")
         sound.kernel.sysfs.write(f"devices/vfio_ap/matrix/{uuid_of('vault')}/remove", "1\n")
         drift.look("virsh (PID 9)")
-    (subject,) = (one for one in examine(sound.service).subjects if one.subject == "matrices")
+    (subject,) = (one for one in examine(sound.standing).subjects if one.subject == "matrices")
     (finding,) = subject.findings
     assert (finding.code, finding.command) == ("matrix-swept", "vfioapctl start vault")
     assert ("once" if times == 1 else "2 times") in finding.sentence
@@ -189,7 +189,7 @@ def test_of_two_libvirts_the_one_that_is_enabled_is_judged(sound: Rig) -> None:
     sound.guests.is_up = False
     (finding,) = (
         one
-        for subject in examine(sound.service).subjects
+        for subject in examine(sound.standing).subjects
         for one in subject.findings
         if "libvirt-" in one.code
     )
@@ -198,7 +198,7 @@ def test_of_two_libvirts_the_one_that_is_enabled_is_judged(sound: Rig) -> None:
 
 def test_looking_changes_nothing(sound: Rig) -> None:
     before = sound.state()
-    examine(sound.service)
+    examine(sound.standing)
     assert sound.state() == before
 
 
@@ -255,7 +255,7 @@ def test_a_daemon_that_hangs_is_as_good_as_none(tmp_path: Path, monkeypatch: pyt
 def test_a_torn_file_of_another_parent_stops_mdevctl_too(sound: Rig) -> None:
     torn = write(sound.places.definitions.parent, f"0.0.1234/{UUID_TEXT}", "{")
     (finding,) = (
-        one for subject in examine(sound.service).subjects for one in subject.findings if "torn" in one.code
+        one for subject in examine(sound.standing).subjects for one in subject.findings if "torn" in one.code
     )
     assert finding.command == f"mv {torn} /root/"
 

@@ -94,7 +94,7 @@ def test_a_bug_is_told_and_logged_even_as_the_daemon_ends(
 def test_who_follows_events_hears_the_end_and_the_journal_has_no_word_of_it(
     rig: Rig, journal: pytest.LogCaptureFixture
 ) -> None:
-    rig.service.feed.tell(Kind.GUEST, "guest bastion started")
+    rig.standing.feed.tell(Kind.GUEST, "guest bastion started")
     with RunningServer(rig) as server:
         reader = stream(server.ro, "Follow")
         next(reader)

@@ -59,14 +59,17 @@ def glance(sysfs: Sysfs, earlier: Snapshot) -> Snapshot | None:
     return _unless_it_left(lambda: _glance(sysfs, earlier))
 
 
-def read_arrival(sysfs: Sysfs) -> tuple[bool, frozenset[str]]:
-    """Whether every queue has found a driver, and the names of the queues that the bus has found; two
-    reads, for who waits for them."""
+def is_complete(sysfs: Sysfs) -> bool:
+    """Whether the kernel has looked for queues, and each has found a driver (ap_bus.c:bindings_show)."""
     try:
-        complete = "(complete)" in sysfs.read(f"{BUS}/bindings")
+        return _says_complete(sysfs.read(f"{BUS}/bindings"))
     except FileNotFoundError as missing:
         raise _no_bus() from missing
-    return complete, frozenset(filter(_QUEUE.fullmatch, sysfs.names(DEVICES)))
+
+
+def queue_names(sysfs: Sysfs) -> frozenset[str]:
+    """The queues that the bus has found."""
+    return frozenset(filter(_QUEUE.fullmatch, sysfs.names(DEVICES)))
 
 
 def read_devices(sysfs: Sysfs) -> tuple[Mdev, ...]:
@@ -192,8 +195,12 @@ def _read_kernel(sysfs: Sysfs, moving: _Moving) -> Kernel:
         vfio_ap="vfio_ap-passthrough" in _names(sysfs, f"{MATRIX}/mdev_supported_types"),
         ap_config=_has_ap_config(sysfs),
         driver_override=queue is not None and "driver_override" in sysfs.names(queue_path(parse_apqn(queue))),
-        complete="(complete)" in moving.bindings,
+        complete=_says_complete(moving.bindings),
     )
+
+
+def _says_complete(bindings: str) -> bool:
+    return "(complete)" in bindings
 
 
 def _has_ap_config(sysfs: Sysfs) -> bool:

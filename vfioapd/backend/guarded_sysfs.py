@@ -44,6 +44,10 @@ class GuardedSysfs(HostSysfs):
         self._helper: subprocess.Popen[bytes] | None = None
         self._heard = b""  # answers of it that were not looked at yet
 
+    def prepare(self) -> None:
+        """Start the helper now: a write that is to come soon does not wait for it then."""
+        self._helper = self._helper or self._start()
+
     def write(self, path: str, value: str) -> None:
         """One write(2) in the helper. Raises OSError with the kernel's errno, or VfioApError when the
         write has not returned in time; it may still be made later, and nobody can take it back."""

@@ -8,6 +8,7 @@ drivers, so a bus that stays incomplete for want of those holds nobody up.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 from vfioapd.daemon.outcomes import Message, fields
 
 if TYPE_CHECKING:
-    from vfioapd.daemon.service import Service
+    from collections.abc import Callable
+
+    from vfioapd.daemon.standing import Standing
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +32,30 @@ class Uevents(Protocol):
     """What is needed of vfioapd.udev.monitor.UeventMonitor."""
 
     def wait(self, seconds: float) -> bool: ...
+    def close(self) -> None: ...
 
 
-def wait_for_queues(service: Service, uevents: Uevents) -> None:
+def wait_for_queues(standing: Standing, listen: Callable[[], Uevents | None]) -> None:
     """Block until the queues of all matrices that start by themselves are there, or the bus is complete
-    without them; at most BUS_SECONDS. Raises as reading the bus does."""
-    wanted = {str(queue) for one in service.desired.should_run() for queue in one.matrix.queues()}
+    without them; at most BUS_SECONDS. ``listen`` begins to hear uevents, and is called only where something
+    may have to be waited for. Raises as reading the bus does."""
+    if standing.host.is_complete():
+        return
+    uevents = listen()
+    if uevents is None:
+        return
+    with contextlib.closing(uevents):
+        _wait(standing, uevents)
+
+
+def _wait(standing: Standing, uevents: Uevents) -> None:
+    wanted = {str(queue) for one in standing.desired.should_run() for queue in one.matrix.queues()}
     deadline = time.monotonic() + BUS_SECONDS
     said = False
-    while missing := _missing(service, wanted):
+    while missing := _missing(standing, wanted):
         left = deadline - time.monotonic()
         if left > 0 and not said:
-            service.on_status(f"waiting for the AP bus, {_some(missing)} not found yet")
+            standing.on_status(f"waiting for the AP bus, {_some(missing)} not found yet")
             said = True
         if left <= 0 or not uevents.wait(left):
             logger.warning(
@@ -52,10 +67,9 @@ def wait_for_queues(service: Service, uevents: Uevents) -> None:
             return
 
 
-def _missing(service: Service, wanted: set[str]) -> set[str]:
+def _missing(standing: Standing, wanted: set[str]) -> set[str]:
     """What is still to come; empty when nothing more is to be expected."""
-    complete, there = service.host.arrival()
-    return set() if complete else wanted - there
+    return set() if standing.host.is_complete() else wanted - standing.host.queue_names()
 
 
 def _some(queues: set[str]) -> str:

@@ -12,26 +12,26 @@ from vfioapd.domain.problems import Problem, VfioApError
 from vfioapd.domain.queue_set import EMPTY
 from vfioapd.engine.run import run
 from vfioapd.plan.effects import check_victims
-from vfioapd.plan.planner import Plan, plan
+from vfioapd.plan.planner import plan
 from vfioapd.plan.steps import WriteFile, describe
-from vfioapd.rpc.types import Change, GuestChange
 from vfioapd.store import atomic, host_file
 from vfioapd.store.mdevctl import format_definition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from vfioapd.daemon.live_host import LiveHost
     from vfioapd.daemon.places import Places
     from vfioapd.domain.definition import Desired
-    from vfioapd.domain.queue_set import QueueSet
     from vfioapd.domain.snapshot import Snapshot
     from vfioapd.engine.journal import Journal
-    from vfioapd.plan.planner import Target
+    from vfioapd.plan.planner import Plan, Target
     from vfioapd.plan.steps import Step
     from vfioapd.plan.wish import State, Wish
     from vfioapd.store.history import Author, History
+
+    Made = tuple[Plan, list[str]]  # and one line for each step, those of files among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +54,20 @@ class Changes:
         self._journal = journal
         self._history = history
 
-    def preview(self, wish: Wish, state: State, what: str, text: str | None = None) -> Change:
+    def preview(self, wish: Wish, state: State, text: str | None = None) -> Made:
         """What ``make`` with a note of this text would do; nothing is changed."""
         made = plan(state.snapshot, wish.target)
         steps = [*made.steps, *self._definitions(wish, state.desired)]
-        shown = self._shown(steps, self._text_after(wish, state, text), wish)
-        return change_record(what, made, shown, made_now=False)
+        return made, self._shown(steps, self._text_after(wish, state, text), wish)
 
-    def make(self, wish: Wish, state: State, note: Note) -> Change:
+    def make(self, wish: Wish, state: State, note: Note) -> Made:
         """Plan, run, verify, commit. Refused or failed: the host and the files are as before."""
         made, steps = self._planned(wish, state)
         text = self._text_after(wish, state, note.text)
         shown = self._shown(steps, text, wish)
         commit = [*self._taken_out(wish), *self._commit(wish, state, note, steps, text)]
         self._run(steps, commit, wish, state)
-        return change_record(note.what, made, shown, made_now=True)
+        return made, shown
 
     def make_true(self, wish: Wish, state: State) -> list[str]:
         """The same for what is in force already: host.toml and the history are left alone. Returns what was
@@ -167,25 +166,6 @@ class Changes:
         return [*plan(snapshot, still).steps, *(step for step in guest_steps if not self._host.holds(step))]
 
 
-def change_record(what: str, made: Plan, steps: Iterable[str], *, made_now: bool) -> Change:
-    """A plan as it travels."""
-    return Change(
-        name=what,
-        made=made_now,
-        steps=list(steps),
-        guests=[
-            GuestChange(one.guest, _texts(one.gains), _texts(one.keeps), _texts(one.loses))
-            for one in made.guests
-        ],
-        handed_over=_texts(made.handed_over),
-        collateral=_texts(made.collateral),
-        returned=_texts(made.returned),
-        victims=[str(victim) for victim in made.victims],
-        least=made.exact,
-        confirm_within=None,
-    )
-
-
 def _file(path: Path, after: str | None, *, volatile: bool = False) -> Iterator[WriteFile]:
     before = atomic.read(path)
     if before != after:
@@ -195,7 +175,3 @@ def _file(path: Path, after: str | None, *, volatile: bool = False) -> Iterator[
 def _file_changed(path: Path, old: str | None, text: str) -> tuple[WriteFile, ...]:
     """No file and an empty one are the same."""
     return () if text == (old or "") else (WriteFile(str(path), old, text),)
-
-
-def _texts(queues: QueueSet) -> list[str]:
-    return list(map(str, queues))

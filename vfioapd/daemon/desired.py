@@ -98,7 +98,7 @@ class DesiredState:
         found = (host_file.read_text(present) or "") if text is None else text
         name = name or str(present)
         desired = self.parse(found, name)
-        if host_file.says_nothing(found) and self.applied().definitions:
+        if not desired.definitions and host_file.says_nothing(found) and self.applied().definitions:
             raise Refused(
                 Problem.BAD_HOST_FILE,
                 f"{name} says nothing, as a file that was cut off",

@@ -31,7 +31,7 @@ from vfioapd.virt.awake import DAEMONS, libvirt_to_start, running_libvirt
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from vfioapd.daemon.service import Service
+    from vfioapd.daemon.standing import Standing
     from vfioapd.domain.apqn import Apqn
     from vfioapd.domain.snapshot import QueueDetail, Snapshot
     from vfioapd.plan.doctor_facts import UnitFacts
@@ -51,9 +51,9 @@ _OF_MATRIX = (Link.MASKS, Link.DRIVER, Link.MDEV, Link.MATRIX, Link.GUEST_MATRIX
 _ELSEWHERE = (Link.LPAR, Link.ADAPTER, Link.MODULE)
 
 
-def examine(service: Service, *, runs: bool = True) -> DoctorAnswer:
+def examine(standing: Standing, *, runs: bool = True) -> DoctorAnswer:
     """Look the whole host over. ``runs``: the daemon does, and this is it. Blocks; raises nothing."""
-    reports = diagnose(_Gathering(service, runs=runs).facts())
+    reports = diagnose(_Gathering(standing, runs=runs).facts())
     return DoctorAnswer(
         healthy=not any(one.severity is Severity.ERROR for report in reports for one in report.findings),
         subjects=[_subject(report) for report in reports],
@@ -63,17 +63,17 @@ def examine(service: Service, *, runs: bool = True) -> DoctorAnswer:
 class _Gathering:
     """Reads each kind of fact by itself: one that cannot be read leaves the others to be judged."""
 
-    def __init__(self, service: Service, *, runs: bool) -> None:
-        self._service = service
-        self._places = service.places
-        self._root = service.places.root
+    def __init__(self, standing: Standing, *, runs: bool) -> None:
+        self._standing = standing
+        self._places = standing.places
+        self._root = standing.places.root
         self._runs = runs
         self._unread: dict[Subject, str] = {}
         self._known_details: Mapping[Apqn, QueueDetail] | None = None
 
     def facts(self) -> HostFacts:
         """Everything."""
-        desired = self._tried(Subject.HOST_FILE, self._service.desired.applied, Desired())
+        desired = self._tried(Subject.HOST_FILE, self._standing.desired.applied, Desired())
         snapshot, no_bus = self._snapshot(desired)
         units = self._tried(Subject.UNITS, self._units, None)
         plain = HostFacts()
@@ -91,7 +91,7 @@ class _Gathering:
             mdevctl=self._tried(Subject.MDEVCTL, lambda: self._mdevctl(desired), plain.mdevctl),
             libvirt=self._tried(Subject.LIBVIRT, lambda: self._libvirt(snapshot, units), plain.libvirt),
             hook=self._tried(Subject.HOOK, self._hook, plain.hook),
-            guests=self._tried(Subject.GUESTS, self._service.host.guest_definitions, None),
+            guests=self._tried(Subject.GUESTS, self._standing.host.guest_definitions, None),
             units=units,
             paths=self._tried(Subject.PERMISSIONS, self._paths, ()),
             libvirt_group=host_paths.has_group(),
@@ -108,7 +108,7 @@ class _Gathering:
 
     def _snapshot(self, desired: Desired) -> tuple[Snapshot | None, str]:
         try:
-            return self._service.host.snapshot(desired), ""
+            return self._standing.host.snapshot(desired), ""
         except Unavailable as error:
             return None, str(error)
 
@@ -117,7 +117,7 @@ class _Gathering:
         if self._known_details is None and snapshot is not None:
             wanted = {queue for one in desired.definitions for queue in one.matrix.queues()}
             some = tuple(one for one in snapshot.queues if one.queue in wanted)
-            self._known_details = self._service.host.details(replace(snapshot, queues=some))
+            self._known_details = self._standing.host.details(replace(snapshot, queues=some))
         return self._known_details or {}
 
     def _daemon(self) -> doctor_facts.DaemonFacts:
@@ -136,30 +136,30 @@ class _Gathering:
     def _host_file(self) -> doctor_facts.HostFileFacts:
         places, error = self._places, None
         try:
-            self._service.desired.read()
+            self._standing.desired.read()
         except VfioApError as refused:
             error = (str(refused), refused.hint)
         return doctor_facts.HostFileFacts(
             path=str(places.host_file),
             error=error,
-            edited=self._service.desired.is_edited(),
-            last_revision=self._service.history.last(),
+            edited=self._standing.desired.is_edited(),
+            last_revision=self._standing.history.last(),
             waiting=read_wait(places.unconfirmed) is not None,
         )
 
     def _matrices(self, desired: Desired, snapshot: Snapshot | None) -> doctor_facts.MatrixFacts:
-        service = self._service
+        standing = self._standing
         broken = {}
         if snapshot is not None:
-            state = service.desired.state_of(snapshot, desired)
-            links = Facts(state, self._details(desired, snapshot), service.drifted | service.failures)
+            state = standing.desired.state_of(snapshot, desired)
+            links = Facts(state, self._details(desired, snapshot), standing.amiss())
             answers = ((one.name, _broken(links, one.name)) for one in wishes.should_run(state))
             broken = {name: found for name, found in answers if found is not None}
         return doctor_facts.MatrixFacts(
             broken,
-            removed=service.removals.counts(),
-            suspects=service.removals.suspects(),
-            not_restored=service.failures.get(""),
+            removed=standing.removals.counts(),
+            suspects=standing.removals.suspects(),
+            not_restored=standing.failures.get(""),
             sweepers=host_programs.running_sweepers(self._root / "proc"),
         )
 
@@ -177,7 +177,7 @@ class _Gathering:
             torn=tuple((str(one.path), one.reason) for one in torn if one.stops_mdevctl),
             bad_values=tuple((str(one.path), one.reason) for one in found.torn if not one.stops_mdevctl),
             strays=doctor_files.strays(self._places.definitions),
-            edited=self._service.changes.edited_definitions(desired),
+            edited=self._standing.changes.edited_definitions(desired),
         )
 
     def _libvirt(
@@ -185,7 +185,7 @@ class _Gathering:
     ) -> doctor_facts.LibvirtFacts:
         running = running_libvirt(self._root / "run", self._root / "proc")
         name = running[0] if running else libvirt_to_start(self._root)
-        version, qemu = self._service.host.libvirt_versions()
+        version, qemu = self._standing.host.libvirt_versions()
         return doctor_facts.LibvirtFacts(
             unit=f"{name}.service" if name else None,
             pid=running[1] if running else None,
@@ -205,7 +205,7 @@ class _Gathering:
     def _hook(self) -> doctor_facts.HookFacts:
         originals = (*(self._root / name for name in SHIPPED_HOOKS), OWN_HOOK)
         found = host_paths.read_hook(self._places, originals)
-        return replace(found, called=self._service.hooks.called)
+        return replace(found, called=self._standing.hook_called)
 
     def _paths(self) -> tuple[doctor_facts.PathFacts, ...]:
         return host_paths.read_paths(self._places, daemon_runs=self._runs)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vfioapd.backend.lock import ap_lock, holder
+from vfioapd.daemon.command import rename_guest
 from vfioapd.daemon.outcomes import Message, fields, shortfalls, tell_taken_up
 from vfioapd.daemon.restoring import restore
 from vfioapd.domain.problems import VfioApError
@@ -23,7 +24,7 @@ from vfioapd.plan import wishes
 from vfioapd.plan.drift import DEVICE_GONE, find_drift, find_guest_drift
 
 if TYPE_CHECKING:
-    from vfioapd.daemon.service import Service
+    from vfioapd.daemon.standing import Standing
     from vfioapd.domain.snapshot import Guest, Mdev
     from vfioapd.plan.wish import State
 
@@ -63,8 +64,8 @@ class _Repairs:
 class Drift:
     """Compares the host with what is in force. Used by the thread that makes changes alone."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
         self._repairs: dict[str, _Repairs] = {}
         self._guests: tuple[Guest, ...] | None = None
         self._missed_news = False  # guests came anew before the host was restored
@@ -78,12 +79,12 @@ class Drift:
 
         Returns the seconds after which to look again, None when only news can change anything.
         """
-        service, news = self._service, news or GuestNews()
+        standing, news = self._standing, news or GuestNews()
         self._guests = guests
-        if not service.is_restored:
-            again = restore(service)
+        if not standing.is_restored:
+            again = restore(standing)
             self._missed_news |= news.all_new or bool(news.new)
-            if not service.is_restored:
+            if not standing.is_restored:
                 return again
         news.all_new |= self._missed_news
         self._missed_news = False
@@ -95,10 +96,10 @@ class Drift:
         except (VfioApError, OSError) as error:
             logger.warning("drift cannot be told: %s", error)
             return None
-        late = found.keys() & service.short.keys() - service.drifted.keys()
+        late = found.keys() & standing.short.keys() - standing.drifted.keys()
         self._say({name: what for name, what in found.items() if name not in late}, suspect)
         unasked = self._unasked(state, news)
-        owed = unasked | late | service.failures.keys() - {""}
+        owed = unasked | late | standing.failures.keys() - {""}
         to_mend = sorted(owed | (found.keys() if state.desired.repair else set()))
         again = self._mend(to_mend, unasked)
         self._tell_arrivals(None if to_mend else state.snapshot.mdevs)
@@ -116,63 +117,63 @@ class Drift:
 
     def _tell_arrivals(self, mdevs: tuple[Mdev, ...] | None) -> None:
         """Whose queues have come, and who lacks some now. Devices that may have changed are read anew."""
-        service = self._service
+        standing = self._standing
         try:
             short = shortfalls(
-                service.desired.applied().definitions, service.host.devices() if mdevs is None else mdevs
+                standing.desired.applied().definitions, standing.host.devices() if mdevs is None else mdevs
             )
         except (VfioApError, OSError):  # the next look will tell
             return
-        for name in sorted(service.short.keys() - short.keys()):
+        for name in sorted(standing.short.keys() - short.keys()):
             tell_taken_up(name, "all of its queues are there now")
-        for name in sorted(short.keys() - service.short.keys() - service.drifted.keys()):
+        for name in sorted(short.keys() - standing.short.keys() - standing.drifted.keys()):
             logger.warning("matrix %s: %s", name, short[name], extra=fields(Message.SHORT, matrix=name))
-        service.short = short
-        service.on_status(service.summary())
+        standing.short = short
+        standing.on_status(standing.summary())
 
     def _state(self) -> State:
-        state = self._service.desired.bare_state(self._service.host)
+        state = self._standing.desired.bare_state(self._standing.host)
         return replace(state, snapshot=replace(state.snapshot, guests=self._guests))
 
     def _take_up(self, news: GuestNews) -> None:
         if news.all_new:
-            with ap_lock(self._service.places.lock):
-                self._service.settle()
+            with ap_lock(self._standing.places.lock):
+                self._standing.settle()
         for old, new in news.renamed:
-            if any(one.guest == old for one in self._service.desired.applied().definitions):
+            if any(one.guest == old for one in self._standing.desired.applied().definitions):
                 self._rename(old, new)
 
     def _rename(self, old: str, new: str) -> None:
         try:
-            self._service.rename_guest(old, new)
+            rename_guest(self._standing, old, new)
         except VfioApError as error:
             logger.error("guest %s is %s now, but host.toml cannot follow: %s", old, new, error)
 
     def _forget_unplugged(self, news: GuestNews) -> None:
         """What an admin took from a running guest stays out until that guest has ended or started anew."""
-        unplugged = self._service.desired.unplugged()
+        unplugged = self._standing.desired.unplugged()
         if not unplugged or self._guests is None:
             return
         running = {guest.name for guest in self._guests if guest.running} - news.new
-        definitions = self._service.desired.applied().definitions
+        definitions = self._standing.desired.applied().definitions
         still = unplugged & {one.name for one in definitions if one.guest in running}
         if still != unplugged:
-            self._service.desired.note_unplugged(still)
+            self._standing.desired.note_unplugged(still)
 
     def _find(self, state: State) -> dict[str, str]:
         if state.snapshot.guests is not None:
             self._of_guests = find_guest_drift(state)
-        found = self._service.changes.edited_definitions(state.desired) | find_drift(state)
+        found = self._standing.changes.edited_definitions(state.desired) | find_drift(state)
         return {name: why for name, why in self._of_guests.items() if state.desired.find(name)} | found
 
     def _say(self, found: dict[str, str], suspect: str | None) -> None:
-        known = self._service.drifted
+        known = self._standing.drifted
         for name, what in found.items():
             if known.get(name, "").partition(" (while ")[0] != what:
                 by = f" (while {suspect} held the AP configuration lock)" if suspect else ""
                 known[name] = what + by
                 if what == DEVICE_GONE:
-                    self._service.removals.note(name, suspect)
+                    self._standing.removals.note(name, suspect)
                 logger.warning("matrix %s drifted: %s%s", name, what, by)
         for name in known.keys() - found.keys():
             del known[name]
@@ -196,19 +197,19 @@ class Drift:
 
     def _repair(self, name: str) -> bool:
         """Try once; whether something was mended. What fails now is tried again with the next news."""
-        service = self._service
+        standing = self._standing
         try:
-            with ap_lock(service.places.lock):
+            with ap_lock(standing.places.lock):
                 steps = self._make(name)
         except (VfioApError, OSError) as error:
-            if service.failures.get(name) != str(error):
+            if standing.failures.get(name) != str(error):
                 logger.warning("matrix %s was not mended: %s", name, error)
-            service.failures[name] = str(error)
+            standing.failures[name] = str(error)
             return False
-        if service.failures.pop(name, None):
+        if standing.failures.pop(name, None):
             tell_taken_up(name, "it could be made now")
         if steps:
-            service.drifted.pop(name, None)
+            standing.drifted.pop(name, None)
             self._of_guests.pop(name, None)
             logger.warning("matrix %s was mended: %s", name, "; ".join(steps))
         return bool(steps)
@@ -219,20 +220,20 @@ class Drift:
         if definition is None or definition not in wishes.should_run(state):
             return []
         if name not in self._of_guests:
-            return self._service.changes.make_true(wishes.restore(state, [definition]), state)
+            return self._standing.changes.make_true(wishes.restore(state, [definition]), state)
         wish = wishes.keep_guest(state, definition)
         # The guests were read before this thread was free: what it did meanwhile may have plugged it in.
-        plugs = tuple(plug for plug in wish.target.plugs if not self._service.host.holds(plug))
+        plugs = tuple(plug for plug in wish.target.plugs if not self._standing.host.holds(plug))
         wish = replace(wish, target=replace(wish.target, plugs=plugs))
-        return self._service.changes.make_true(wish, state)
+        return self._standing.changes.make_true(wish, state)
 
     def _give_up(self, name: str) -> None:
         sentence = f"undone {REPAIRS} times by another program; it is not mended again by itself"
-        if self._service.failures.get(name) != sentence:
-            self._service.failures[name] = sentence
+        if self._standing.failures.get(name) != sentence:
+            self._standing.failures[name] = sentence
             logger.error("matrix %s was %s", name, sentence)
 
 
-def suspect_of(service: Service) -> str | None:
+def suspect_of(standing: Standing) -> str | None:
     """Who holds the AP configuration lock now, if it is not us: all that can be known of who did it."""
-    return holder(service.places.lock)
+    return holder(standing.places.lock)

@@ -1,32 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens on the host as one stream: the newest events kept, and told to whoever follows.
+"""What happens on the host as one stream: the newest events kept, and told to whoever listens.
 
 What the daemon writes to its journal is in it by itself (see ``JournalLines``), uevents and libvirt's
-events are told by who hears them. Nobody who follows can hold anything up: who reads too slowly loses
-events and is told how many.
+events are told by who hears them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-from vfioapd.rpc.types import EventRow
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import Sequence
 
     from vfioapd.udev.monitor import Uevent
 
 KEPT = 256  # events
-WAITING = 1024  # events that may wait for one who follows
-SHOWN_FIRST = 10  # of those kept, to one who begins to follow
 FEW = 3  # uevents of one kind that are told one by one
 
 
@@ -42,70 +36,52 @@ class Kind(StrEnum):
     LOST = "lost"  # in the place of those that one who follows was too slow for
 
 
-class _Follower:
-    """The events that wait for one reader. Used in the event loop alone."""
+class Happening(NamedTuple):
+    """One event."""
 
-    def __init__(self, first: Iterable[EventRow]) -> None:
-        self._rows = deque(first)
-        self._lost = 0
-        self._news = asyncio.Event()
-        self._news.set()
+    number: int
+    time: str  # UTC, as ISO 8601 has it
+    kind: Kind
+    text: str
 
-    def put(self, row: EventRow) -> None:
-        if len(self._rows) < WAITING:
-            self._rows.append(row)
-        else:
-            self._lost += 1
-        self._news.set()
 
-    async def take(self) -> list[EventRow]:
-        """All that wait, once there is something."""
-        await self._news.wait()
-        self._news.clear()
-        rows, self._rows = list(self._rows), deque()
-        if self._lost:
-            text = f"{self._lost} events were lost: they came faster than they were read"
-            rows.append(_row(0, Kind.LOST, text))
-            self._lost = 0
-        return rows
+Listener = Callable[[Happening], None]
 
 
 class Feed:
-    """The stream of one daemon. ``tell`` may be called in any thread, ``follow`` in the event loop."""
+    """The stream of one daemon. For any thread."""
 
     def __init__(self) -> None:
-        self._kept: deque[EventRow] = deque(maxlen=KEPT)
+        self._kept: deque[Happening] = deque(maxlen=KEPT)
         self._number = 0
         self._lock = threading.Lock()
-        self._followers: list[tuple[asyncio.AbstractEventLoop, _Follower]] = []
+        self._listeners: list[Listener] = []
 
     def tell(self, kind: Kind, text: str) -> None:
-        """Something happened now. Never blocks for a reader."""
+        """Something happened now. Never blocks for who listens."""
         with self._lock:
             self._number += 1
-            row = _row(self._number, kind, text)
-            self._kept.append(row)
-            for loop, follower in self._followers:
-                with contextlib.suppress(RuntimeError):  # the daemon ends, the loop is closed
-                    loop.call_soon_threadsafe(follower.put, row)
+            one = happening(self._number, kind, text)
+            self._kept.append(one)
+            for listener in self._listeners:
+                listener(one)
 
-    def recent(self) -> list[EventRow]:
+    def recent(self) -> list[Happening]:
         """The newest events, the oldest of them first."""
         with self._lock:
             return list(self._kept)
 
-    async def follow(self) -> AsyncIterator[EventRow]:
-        """The last few events, then each as it comes, without end."""
+    def listen(self, listener: Listener) -> list[Happening]:
+        """Tell it each event from now on, in the thread that tells; it must not block. Returns the newest
+        events before that."""
         with self._lock:
-            entry = (asyncio.get_running_loop(), _Follower(list(self._kept)[-SHOWN_FIRST:]))
-            self._followers.append(entry)
-        try:
-            while True:
-                for row in await entry[1].take():
-                    yield row
-        finally:
-            with self._lock:
-                self._followers.remove(entry)
+            self._listeners.append(listener)
+            return list(self._kept)
+
+    def leave(self, listener: Listener) -> None:
+        """Tell it nothing more."""
+        with self._lock:
+            self._listeners.remove(listener)
 
 
 class JournalLines(logging.Handler):
@@ -114,6 +90,7 @@ class JournalLines(logging.Handler):
     KINDS = (
         ("vfioapd.daemon.drift", Kind.DRIFT),
         ("vfioapd.daemon.hooking", Kind.HOOK),
+        ("vfioapd.daemon.command", Kind.CHANGE),
         ("vfioapd.daemon.service", Kind.CHANGE),
         ("vfioapd.rpc", Kind.CHANGE),
         ("vfioapd.virt", Kind.GUEST),
@@ -150,6 +127,7 @@ def uevent_lines(events: Sequence[Uevent]) -> list[str]:
     return lines
 
 
-def _row(number: int, kind: Kind, text: str) -> EventRow:
+def happening(number: int, kind: Kind, text: str) -> Happening:
+    """An event of now."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return EventRow(number, now, kind.value, text)
+    return Happening(number, now, kind, text)

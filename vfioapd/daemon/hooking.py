@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Executor
 
-    from vfioapd.daemon.service import Service
+    from vfioapd.daemon.standing import Standing
     from vfioapd.domain.definition import Definition
     from vfioapd.domain.snapshot import Mdev
     from vfioapd.plan.wish import State
@@ -41,16 +41,15 @@ LOCK_PATIENCE = 3.0  # of these, for another program to give back the AP configu
 class Hooks:
     """Answers the hook. Each method blocks, for at most PATIENCE seconds or two."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
         self.worker: Executor | None = None  # the thread that makes changes; None: the caller's own
-        self.called: float | None = None  # by libvirt, last; seconds since the epoch
         self._settling: dict[str, Future[None]] = {}  # guest: what its end set going
 
     def prepare(self, guest: str, uuids: Iterable[str]) -> list[str]:
         """Make the matrices ready that are ours among the guest's devices; the names of those that had
         to be. Raises VfioApError when the guest had better not start."""
-        self.called = time.time()
+        self._standing.hook_called = time.time()
         wanted = self._ours(uuids)
         self._take_back_settling(guest)
         lacking = [one.name for one in wanted if not self._is_made(one)]
@@ -73,12 +72,12 @@ class Hooks:
         self._note({name: owner for name, owner in self._noted().items() if name not in set(names)})
 
     def _ours(self, uuids: Iterable[str]) -> list[Definition]:
-        desired = self._service.desired.applied()
+        desired = self._standing.desired.applied()
         found = (desired.by_uuid(parse_uuid(uuid)) for uuid in uuids)
         return [one for one in found if one is not None]
 
     def _state(self) -> State:
-        return self._service.desired.bare_state(self._service.host)
+        return self._standing.desired.bare_state(self._standing.host)
 
     def _is_made(self, definition: Definition) -> bool:
         state = self._state()
@@ -108,25 +107,25 @@ class Hooks:
         return ""
 
     def _what_runs(self) -> str:
-        return f": {self._service.running}" if self._service.running else ""
+        return f": {self._standing.running}" if self._standing.running else ""
 
     def _make(self, guest: str, names: Sequence[str]) -> None:
-        service = self._service
-        with ap_lock(service.places.lock, patience=LOCK_PATIENCE):
+        standing = self._standing
+        with ap_lock(standing.places.lock, patience=LOCK_PATIENCE):
             state = self._state()
             wanted = [one for one in state.desired.definitions if one.name in names]
             absent = [one for one in wanted if not state.is_active(one)]
             wish = replace(wishes.restore(state, wanted), stopped=state.stopped - set(names))
-            steps = service.changes.make_true(wish, state)
+            steps = standing.changes.make_true(wish, state)
         logger.info("started for guest %s: %s", guest, "; ".join(steps))
         by_hand = {one.name: guest for one in absent if one.start is Start.MANUAL}
         self._note(self._noted() | by_hand)
         for name in names:
-            service.failures.pop(name, None)
-            service.drifted.pop(name, None)
+            standing.failures.pop(name, None)
+            standing.drifted.pop(name, None)
 
     def _check_required(self, guest: str, definition: Definition, trouble: str) -> None:
-        mdev = self._service.host.bus().mdev(definition.uuid)
+        mdev = self._standing.host.bus().mdev(definition.uuid)
         if _is_met(definition, mdev):
             return
         missing = QueueSet.of_matrix(definition.matrix) - _given(mdev)
@@ -148,9 +147,9 @@ class Hooks:
             wait([future], PATIENCE)
 
     def _stop(self, guest: str, names: Sequence[str]) -> None:
-        service = self._service
+        standing = self._standing
         try:
-            with ap_lock(service.places.lock):
+            with ap_lock(standing.places.lock):
                 for name in names:
                     self._stop_one(name)
         except (VfioApError, OSError) as error:  # nobody waits for the answer
@@ -165,7 +164,7 @@ class Hooks:
         if definition is None or definition.start is not Start.MANUAL or mdev is None or mdev.in_use:
             return
         wish = replace(wishes.stop(state, [name], guest_ended=True), stopped=state.stopped)
-        steps = self._service.changes.make_true(wish, state)
+        steps = self._standing.changes.make_true(wish, state)
         logger.info("its guest has ended: %s", "; ".join(steps))
 
     def _submit(self, act: Callable[[], None]) -> Future[None]:
@@ -181,14 +180,14 @@ class Hooks:
 
     def _noted(self) -> dict[str, str]:
         """Matrix: the guest that it was started for by us. Gone after a reboot, as the devices are."""
-        lines = (atomic.read(self._service.places.started_for) or "").splitlines()
+        lines = (atomic.read(self._standing.places.started_for) or "").splitlines()
         pairs = (line.partition(" ") for line in lines)
         return {name: guest for name, _, guest in pairs if guest}
 
     def _note(self, noted: dict[str, str]) -> None:
         if noted != self._noted():
             text = "".join(f"{name} {guest}\n" for name, guest in sorted(noted.items()))
-            atomic.replace(self._service.places.started_for, text or None)
+            atomic.replace(self._standing.places.started_for, text or None)
 
 
 def _is_met(definition: Definition, mdev: Mdev | None) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from vfioapd.backend.bus import glance, read_arrival, read_devices, read_snapshot
+from vfioapd.backend.bus import glance, is_complete, queue_names, read_devices, read_snapshot
 from vfioapd.backend.details import QueueDetails
 from vfioapd.backend.kernel_steps import KernelSteps
 from vfioapd.daemon.pulse import Pulse
@@ -16,7 +16,7 @@ from vfioapd.store.mdevctl import read_folder
 from vfioapd.virt.awake import DAEMONS, libvirt_to_start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vfioapd.backend.sysfs import Sysfs
     from vfioapd.daemon.places import Places
@@ -41,16 +41,18 @@ class GuestRoom(Protocol):
 class LiveHost:
     """One host. Every method blocks; changes come from one thread."""
 
-    def __init__(
-        self, sysfs: Sysfs, places: Places, guests: GuestRoom, details: QueueDetails | None = None
-    ) -> None:
+    def __init__(self, sysfs: Sysfs, places: Places, guests: GuestRoom) -> None:
         self.pulse = Pulse()
         self._sysfs = sysfs
-        self._details = details or QueueDetails(sysfs)
+        self._details = QueueDetails(sysfs)
         self._places = places
         self._guests = guests
         self._kernel = KernelSteps(sysfs)
         self._files = FileSteps(definitions=places.definitions, staging=places.host_file.parent)
+
+    def keep_details(self, changed: Callable[[], set[str] | None]) -> None:
+        """Read again only the details of queues that ``changed`` names; see backend.details."""
+        self._details = QueueDetails(self._sysfs, changed)
 
     def snapshot(self, desired: Desired) -> Snapshot:
         """Bus, devices, guests, and the definitions in mdevctl's folder that are not ours."""
@@ -77,10 +79,15 @@ class LiveHost:
         self.pulse.beat()
         return read_devices(self._sysfs)
 
-    def arrival(self) -> tuple[bool, frozenset[str]]:
-        """Whether the bus is complete, and which queues it has; see backend.bus.read_arrival."""
+    def is_complete(self) -> bool:
+        """Whether the bus has found all it can, and every queue its driver; see backend.bus.is_complete."""
         self.pulse.beat()
-        return read_arrival(self._sysfs)
+        return is_complete(self._sysfs)
+
+    def queue_names(self) -> frozenset[str]:
+        """The queues that the bus has found."""
+        self.pulse.beat()
+        return queue_names(self._sysfs)
 
     def glance(self, earlier: Snapshot) -> Snapshot | None:
         """What steps change in the kernel's part, over an earlier snapshot; see backend.bus.glance."""

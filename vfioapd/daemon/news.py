@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Executor
 
-    from vfioapd.daemon.service import Service
+    from vfioapd.daemon.standing import Standing
     from vfioapd.udev.monitor import Uevent
     from vfioapd.virt.connection import GuestEvent
 
@@ -32,13 +32,13 @@ class News:
     """Wakes the drift check. Idle, it costs nothing: no timer runs until something happened."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, changes: Executor, reads: Executor, service: Service
+        self, loop: asyncio.AbstractEventLoop, changes: Executor, reads: Executor, standing: Standing
     ) -> None:
         self._loop = loop
         self._changes = changes
         self._reads = reads
-        self._service = service
-        self._drift = Drift(service)
+        self._standing = standing
+        self._drift = Drift(standing)
         self._suspect: str | None = None
         self._of_guests = GuestNews()
         self._unnamed = ""  # the old name of a guest whose new one comes with the next event
@@ -52,7 +52,7 @@ class News:
         with contextlib.suppress(OSError):
             uevents = UeventMonitor()
             self._loop.add_reader(uevents.fileno(), self._rings, uevents)
-        places = self._service.places
+        places = self._standing.places
         files = FolderWatch()
         for folder in (places.definitions, places.host_file.parent):
             try:
@@ -65,7 +65,7 @@ class News:
     def hear(self, what: str, event: GuestEvent | None = None, *, all_new: bool = False) -> None:
         """What libvirt tells."""
         logger.debug("news: %s", what)
-        self._service.feed.tell(Kind.GUEST, what)
+        self._standing.feed.tell(Kind.GUEST, what)
         if all_new:
             self._of_guests = GuestNews(all_new=True, renamed=self._of_guests.renamed)
         if event is not None:
@@ -92,7 +92,7 @@ class News:
         self._loop.call_later(LISTEN, self._hear, source, BUSY_TURNS)
 
     def _hear(self, source: UeventMonitor | FolderWatch, turns: int) -> None:
-        if self._service.running and turns:
+        if self._standing.running and turns:
             self._loop.call_later(LISTEN, self._hear, source, turns - 1)
         elif isinstance(source, UeventMonitor):
             self._take_uevents(source, [])
@@ -109,13 +109,13 @@ class News:
             self._loop.call_soon(self._take_uevents, source, taken)
             return
         for line in uevent_lines(taken):
-            self._service.feed.tell(Kind.UEVENT, line)
+            self._standing.feed.tell(Kind.UEVENT, line)
         self._heard(source, is_news=bool(taken))  # none: they were of other subsystems
 
     def _heard(self, source: UeventMonitor | FolderWatch, *, is_news: bool) -> None:
         self._loop.add_reader(source.fileno(), self._rings, source)
         if is_news:
-            self._suspect = self._suspect or suspect_of(self._service)
+            self._suspect = self._suspect or suspect_of(self._standing)
             self._look_in(GATHER)
 
     def _look_in(self, seconds: float) -> None:
@@ -134,7 +134,7 @@ class News:
     async def _look_now(self) -> float | None:
         suspect, self._suspect = self._suspect, None
         news, self._of_guests = self._of_guests, GuestNews()
-        guests = await self._loop.run_in_executor(self._reads, self._service.host.guests)
+        guests = await self._loop.run_in_executor(self._reads, self._standing.host.guests)
         return await self._loop.run_in_executor(self._changes, self._drift.look, suspect, news, guests)
 
     def _looked(self, future: asyncio.Task[float | None]) -> None:

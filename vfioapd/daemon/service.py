@@ -3,42 +3,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import logging
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vfioapd import VERSION
-from vfioapd.backend.lock import ap_lock
-from vfioapd.daemon.authors import author_of, revision_row
-from vfioapd.daemon.changes import Changes, Note, change_record
-from vfioapd.daemon.confirming import check_no_wait, read_wait, wait_text
-from vfioapd.daemon.desired import DesiredState
-from vfioapd.daemon.feed import Feed
+from vfioapd.daemon.authors import revision_row
+from vfioapd.daemon.command import carry_out, change_record, preview
+from vfioapd.daemon.confirming import read_wait
+from vfioapd.daemon.following import event_row, follow
 from vfioapd.daemon.hooking import Hooks
-from vfioapd.daemon.removals import Removals
 from vfioapd.daemon.requests import definition_of, edited, parse_word
 from vfioapd.daemon.views import FREE, HOST, View
 from vfioapd.domain.problems import Problem, Refused
-from vfioapd.engine.run import settle
 from vfioapd.plan import wishes
 from vfioapd.plan.planner import Plan
 from vfioapd.plan.wishes import Scope
-from vfioapd.rpc.interface import Asked, Peer
 from vfioapd.rpc.types import HostStatus, RevisionRow
 from vfioapd.store import atomic, host_file
-from vfioapd.store.mdevctl import read_folder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from vfioapd.daemon.live_host import LiveHost
-    from vfioapd.daemon.places import Places
-    from vfioapd.engine.journal import Journal
+    from vfioapd.daemon.standing import Standing
     from vfioapd.plan.adopt_facts import Proposal
     from vfioapd.plan.wish import State, Wish
-    from vfioapd.rpc.interface import DefineRequest
+    from vfioapd.rpc.interface import Asked, DefineRequest
     from vfioapd.rpc.types import (
         Adoption,
         Change,
@@ -48,44 +39,27 @@ if TYPE_CHECKING:
         QueueRow,
         WhyAnswer,
     )
-    from vfioapd.store.history import History
 
 logger = logging.getLogger(__name__)
 
 
 class Service:
-    """The commands. Reads may come from one thread, changes from one other.
+    """The commands. Reads may come from one thread, changes from one other."""
 
-    What a restore does not need is imported by the command that does: libvirt waits for a boot's restore.
-    """
-
-    def __init__(self, host: LiveHost, places: Places, journal: Journal, history: History) -> None:
-        self.host = host
-        self.places = places
-        self.journal = journal
-        self.history = history
-        self.changes = Changes(host, places, journal, history)
-        self.desired = DesiredState(places, history)
-        self.hooks = Hooks(self)
-        self.feed = Feed()
-        self.running = ""  # the command that is being carried out
-        self.on_wait: Callable[[float], None] = lambda seconds: None  # the daemon sets its clock here
-        self.drifted: dict[str, str] = {}  # matrix name: what others did to it
-        self.removals = Removals()
-        self.failures: dict[str, str] = {}  # matrix name, "" for the whole host: why it is not as desired
-        self.short: dict[str, str] = {}  # matrix name: what its device lacks, as it was seen last
-        self.is_restored = False  # all that should be there was tried since the daemon started
-        self.on_status: Callable[[str], None] = lambda text: None  # systemctl status shows it
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
+        self._change = partial(carry_out, standing)
+        self.hooks = Hooks(standing)
 
     def status(self) -> HostStatus:
         """The host at a glance. Works with a broken host.toml and without libvirt."""
-        desired = self.desired.applied()
-        snapshot = self.host.snapshot(desired)
-        view = View(snapshot, desired, self.drifted | self.failures)
+        desired = self._standing.desired.applied()
+        snapshot = self._standing.host.snapshot(desired)
+        view = View(snapshot, desired, self._standing.amiss())
         owners = view.owners()
         return HostStatus(
             version=VERSION,
-            host_file=str(self.places.host_file),
+            host_file=str(self._standing.places.host_file),
             libvirt=snapshot.guests is not None,
             vfio_ap=snapshot.kernel.vfio_ap,
             ap_config=snapshot.kernel.ap_config,
@@ -99,57 +73,40 @@ class Service:
             queues_guests=len(owners) - owners.count(HOST) - owners.count(FREE),
             matrices=view.matrices(),
             foreign=view.foreign(),
-            problems=self.problems(),
+            problems=self._standing.problems(),
         )
-
-    def summary(self) -> str:
-        """One line for systemctl status: how many matrices are as they should be."""
-        failed = sorted(filter(None, self.failures))
-        parts = [f"{len(self.desired.applied().definitions)} matrices defined"]
-        parts += [f"{len(failed)} not restored: {', '.join(failed)}"] if failed else []
-        short = sorted(self.short.keys() - self.failures.keys())
-        parts += [f"{len(short)} without all of their queues: {', '.join(short)}"] if short else []
-        parts += [] if self.is_restored or "" in self.failures else ["not all of them restored yet"]
-        return "; ".join([*parts, *self.problems()])
-
-    def is_degraded(self) -> bool:
-        """Whether anything is not as host.toml wants it."""
-        return bool(self.failures or self.short or not self.is_restored or self.problems())
-
-    def problems(self) -> list[str]:
-        """What is not as it should be and is no single matrix's fault."""
-        whole_host = [self.failures[""]] if "" in self.failures else []
-        return [*whole_host, *self.desired.problems(), *map(str, self._torn())]
 
     def queues(self) -> list[QueueRow]:
         """Every queue of the host."""
-        desired = self.desired.applied()
-        snapshot = self.host.snapshot(desired)
-        return View(snapshot, desired, self.drifted | self.failures).queues(self.host.details(snapshot))
+        desired = self._standing.desired.applied()
+        snapshot = self._standing.host.snapshot(desired)
+        details = self._standing.host.details(snapshot)
+        return View(snapshot, desired, self._standing.amiss()).queues(details)
 
     def show(self, name: str) -> MatrixRow:
         """One matrix."""
-        desired = self.desired.applied()
+        desired = self._standing.desired.applied()
         definition = desired.get(name)
-        return View(self.host.snapshot(desired), desired, self.drifted | self.failures).matrix(definition)
+        snapshot = self._standing.host.snapshot(desired)
+        return View(snapshot, desired, self._standing.amiss()).matrix(definition)
 
     def why(self, subject: str) -> WhyAnswer:
         """Why a queue, a matrix or a guest is not as wanted: the chain from the LPAR to the guest."""
         from vfioapd.daemon.whys import explain
 
-        return explain(self, subject)
+        return explain(self._standing, subject)
 
     def doctor(self) -> DoctorAnswer:
         """The whole host looked over: what is wrong, what follows, what mends it."""
         from vfioapd.daemon.doctor import examine
 
-        return examine(self)
+        return examine(self._standing)
 
     def xml(self, name: str, kind: str) -> str:
         """libvirt's XML of a matrix."""
         from vfioapd.virt.xml import hostdev_xml, nodedev_xml
 
-        definition = self.desired.applied().get(name)
+        definition = self._standing.desired.applied().get(name)
         match kind:
             case "nodedev":
                 return nodedev_xml(definition)
@@ -204,13 +161,13 @@ class Service:
     def plan(self, text: str | None, asked: Asked, file: str | None = None) -> Change:
         """What apply would do with this host.toml, or with the present one; nothing is changed. ``file`` is
         what errors call the text."""
-        text, new = self.desired.read(text, file)
-        state = self.desired.state(self.host, disrupt=True)
-        return self.changes.preview(wishes.apply(state, new), state, "plan", text)
+        text, new = self._standing.desired.read(text, file)
+        state = self._standing.desired.state(self._standing.host, disrupt=True)
+        return preview(self._standing, wishes.apply(state, new), state, "plan", text)
 
     def apply(self, text: str | None, asked: Asked, file: str | None = None) -> Change:
         """Make this host.toml true, or the present one as it was edited."""
-        text, new = self.desired.read(text, file)
+        text, new = self._standing.desired.read(text, file)
         return self._change(asked, "apply", lambda state: wishes.apply(state, new), text=text, adds=True)
 
     def adopt(self, asked: Asked, *, write: bool) -> Adoption:
@@ -220,59 +177,30 @@ class Service:
         found: list[tuple[State, Proposal]] = []
 
         def wish_of(state: State) -> Wish:
-            found.append((state, proposal(state, self.places)))
+            found.append((state, proposal(state, self._standing.places)))
             return wishes.adopt(state, found[0][1].definitions)
 
         if write:
             change = self._change(asked, "adopt", lambda state: wish_of(check_guests_known(state)))
         else:
-            state = self.desired.state(self.host)
-            change = self.changes.preview(wish_of(state), state, "adopt")
+            state = self._standing.desired.state(self._standing.host)
+            change = preview(self._standing, wish_of(state), state, "adopt")
         return adoption_record(*found[0], change)
 
     def restore_revision(self, number: int, asked: Asked) -> Change:
         """Make an earlier host.toml true again, to the letter."""
-        text = self.history.read(number)
-        new = self.desired.parse(text, f"revision {number}")
+        text = self._standing.history.read(number)
+        new = self._standing.desired.parse(text, f"revision {number}")
         what = _what("restore", (str(number),))
         return self._change(asked, what, lambda state: wishes.apply(state, new), text=text, adds=True)
 
     def confirm(self, asked: Asked) -> Change:
         """Keep the change that waits to be confirmed."""
-        if read_wait(self.places.unconfirmed) is None:
+        if read_wait(self._standing.places.unconfirmed) is None:
             return change_record("confirm", Plan(), (), made_now=True)
-        atomic.replace(self.places.unconfirmed, None)
+        atomic.replace(self._standing.places.unconfirmed, None)
         logger.info("confirmed by %s", asked.peer)
         return change_record("confirm", Plan(), (), made_now=True)
-
-    def take_back(self) -> float | None:
-        """Take back a change that was not confirmed in time. Returns the seconds still to wait, None
-        when nothing waits. Raises VfioApError when it cannot be taken back; then it is tried again at
-        the next start."""
-        wait = read_wait(self.places.unconfirmed)
-        if wait is None:
-            return None
-        if left := wait.left(self.journal.boot_id):
-            return left
-        text = "" if wait.revision is None else self.history.read(wait.revision)
-        new = self.desired.parse(text, f"revision {wait.revision}")
-        asked = Asked(Peer.of_this_process(), "it was not confirmed in time", disrupt=True)
-        logger.warning("a change was not confirmed in time and is taken back")
-        self._change(asked, "take back", lambda state: wishes.apply(state, new), text=text, again=True)
-        return None
-
-    def rename_guest(self, old: str, new: str) -> None:
-        """libvirt's guest has another name: host.toml follows."""
-        asked = Asked(Peer.of_this_process(), "libvirt says so")
-        self._change(
-            asked, f"rename guest {old} to {new}", lambda state: wishes.rename_guest(state, old, new)
-        )
-
-    def settle(self) -> None:
-        """Undo what earlier changes that were cut short have left, as far as it can be now. The caller
-        holds the AP configuration lock."""
-        if message := settle(self.host, self.journal):
-            logger.warning("%s", message)
 
     def hook_prepare(self, guest: str, uuids: Sequence[str]) -> list[str]:
         """Make the matrices of a guest ready before it starts, or refuse. Calls no libvirt."""
@@ -284,94 +212,27 @@ class Service:
 
     def events(self) -> list[EventRow]:
         """What happened of late."""
-        return self.feed.recent()
+        return list(map(event_row, self._standing.feed.recent()))
 
     def follow(self) -> AsyncIterator[EventRow]:
         """What happens, as it happens. For the event loop."""
-        return self.feed.follow()
+        return follow(self._standing.feed)
 
     def revisions(self) -> list[RevisionRow]:
         """Every host.toml that was in force, the oldest first."""
-        return [revision_row(one) for one in self.history.revisions()]
+        return [revision_row(one) for one in self._standing.history.revisions()]
 
     def diff(self, number: int) -> str:
         """What has changed in host.toml since a revision, as a unified diff."""
-        old, new = self.history.read(number), host_file.read_text(self.places.host_file) or ""
+        path = self._standing.places.host_file
+        old, new = self._standing.history.read(number), host_file.read_text(path) or ""
         lines = difflib.unified_diff(
             old.splitlines(keepends=True),
             new.splitlines(keepends=True),
             f"revision {number}",
-            str(self.places.host_file),
+            str(path),
         )
         return "".join(lines)
-
-    def _change(
-        self,
-        asked: Asked,
-        what: str,
-        wish_of: Callable[[State], Wish],
-        *,
-        text: str | None = None,
-        adds: bool = False,
-        again: bool = False,
-    ) -> Change:
-        with self.busy_with(what), ap_lock(self.places.lock):
-            self._check_may_change(text, adds=adds, again=again)
-            if not asked.dry_run:
-                self.settle()
-            state = self.desired.state(self.host, disrupt=asked.disrupt)
-            wish = wish_of(state)
-            if asked.dry_run:
-                return self.changes.preview(wish, state, what, text)
-            made = self.changes.make(wish, state, self._note(asked, what, text))
-        if made.steps:
-            logger.info("%s: done in %d steps for %s", what, len(made.steps), asked.peer)
-        for one in wish.target.touched:
-            self.failures.pop(one.name, None)
-            self.drifted.pop(one.name, None)
-            self.short.pop(one.name, None)
-        if asked.confirm_within is not None and made.steps:
-            self.on_wait(asked.confirm_within)
-            return replace(made, confirm_within=asked.confirm_within)
-        return made
-
-    @contextlib.contextmanager
-    def busy_with(self, what: str) -> Iterator[None]:
-        """What a hook is told that cannot wait for it; uevents are heard a little later meanwhile."""
-        self.running = what
-        try:
-            yield
-        finally:
-            self.running = ""
-
-    def _check_may_change(self, text: str | None, *, adds: bool, again: bool) -> None:
-        if not again:
-            check_no_wait(self.places.unconfirmed, self.journal.boot_id)
-        if text is None:
-            self.desired.check_applied()
-        for torn in self._torn() if adds else ():
-            raise torn
-
-    def _note(self, asked: Asked, what: str, text: str | None) -> Note:
-        wait = None
-        if asked.confirm_within is not None:
-            wait = wait_text(self.history.last(), asked.confirm_within, self.journal.boot_id)
-        return Note(what, author_of(asked), asked.reason, text, wait)
-
-    def _torn(self) -> list[Refused]:
-        """Definitions of others that stop mdevctl and libvirt from reading any definition at all."""
-        ours = {str(one.uuid) for one in self.desired.applied().definitions}
-        return [
-            Refused(
-                Problem.TORN_DEFINITION,
-                f"{torn.path}, not written by vfioapd, is torn ({torn.reason}); while it is there mdevctl"
-                " and libvirt see no definition at all",
-                hint=f"repair it or move it away: mv {torn.path} /root/",
-                owners=["mdevctl"],
-            )
-            for torn in read_folder(self.places.definitions).torn
-            if torn.stops_mdevctl and torn.path.name not in ours
-        ]
 
 
 def _what(verb: str, names: Sequence[str]) -> str:

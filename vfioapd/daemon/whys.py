@@ -16,19 +16,19 @@ from vfioapd.rpc.types import WhyAnswer, WhyLink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vfioapd.daemon.service import Service
+    from vfioapd.daemon.standing import Standing
     from vfioapd.plan.why_link import Finding
 
 Obstacle = tuple[str, Mend | None]
 
 
-def explain(service: Service, subject: str) -> WhyAnswer:
+def explain(standing: Standing, subject: str) -> WhyAnswer:
     """Why a queue, a matrix or a guest is not as wanted. Raises Refused when nothing is called so."""
-    state = service.desired.state(service.host)
-    facts = Facts(state, {}, service.drifted | service.failures, tuple(_obstacles(service)))
+    state = standing.desired.state(standing.host)
+    facts = Facts(state, {}, standing.amiss(), tuple(_obstacles(standing)))
     wanted = queues_concerned(facts, subject)
     some = tuple(one for one in state.snapshot.queues if one.queue in wanted)
-    details = service.host.details(replace(state.snapshot, queues=some))
+    details = standing.host.details(replace(state.snapshot, queues=some))
     answer = why(replace(facts, details=details), subject)
     first = answer.first_broken
     return WhyAnswer(
@@ -45,18 +45,18 @@ def _link(finding: Finding) -> WhyLink:
     return WhyLink(finding.link.value, finding.health.value, finding.sentence)
 
 
-def _obstacles(service: Service) -> Iterator[Obstacle]:
+def _obstacles(standing: Standing) -> Iterator[Obstacle]:
     """What keeps every command that changes something from working; the nearest cause first."""
-    if service.desired.is_edited():
-        yield _edited(service)
-    if read_wait(service.places.unconfirmed) is not None:
+    if standing.desired.is_edited():
+        yield _edited(standing)
+    if read_wait(standing.places.unconfirmed) is not None:
         yield "the last change waits to be confirmed", shell("vfioapctl confirm")
 
 
-def _edited(service: Service) -> Obstacle:
-    path = service.places.host_file
+def _edited(standing: Standing) -> Obstacle:
+    path = standing.places.host_file
     try:
-        service.desired.read()
+        standing.desired.read()
     except (VfioApError, OSError) as error:
         return str(error), Mend(Tool.EDITOR, f"correct {path}, then run: vfioapctl apply")
     return f"{path} was edited and the edit is not in force", shell("vfioapctl apply")

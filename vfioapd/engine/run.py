@@ -21,6 +21,7 @@ from vfioapd.plan.steps import (
     SetMatrix,
     Unplug,
     WriteFile,
+    WriteMask,
     describe,
     inverse,
     survives_reboot,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from vfioapd.engine.journal import Journal
-    from vfioapd.plan.steps import KernelStep, NewDeviceStep, Step
+    from vfioapd.plan.steps import KernelStep, Step
 
 logger = logging.getLogger(__name__)
 
@@ -103,17 +104,22 @@ def run(
 def _make(steps: Sequence[Step], done: list[Step], host: Host, journal: Journal) -> None:
     for together in _bursts(steps):
         journal.intent(len(done) + len(together) - 1)
-        for step in _execute(together, host):
-            done.append(step)
-            logger.info("%s", describe(step))
+        before = len(done)
+        try:
+            for step in _execute(together, host):
+                done.append(step)
+        finally:  # in one entry: libvirt waits for a boot, and hundreds of entries take as long as the steps
+            if made := done[before:]:
+                logger.info("%s", "\n".join(map(describe, made)))
 
 
-def _bursts(steps: Sequence[Step]) -> Iterator[tuple[Step] | list[NewDeviceStep]]:
-    """The steps one by one, but those that make and fill new devices together: no guest has these devices,
-    so that the kernel need not be awaited between two writes, nor the disk. Nothing that one of them makes
-    is taken back by another, so that after a crash the host tells which of them it has."""
+def _bursts(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
+    """The steps one by one, but those that make and fill new devices together, and with them the mask just
+    before: no guest has these devices, so that the kernel need not be awaited between two writes, nor the
+    disk. Nothing that one of them makes is taken back by another, so that after a crash the host tells which
+    of them it has."""
     new: set[UUID] = set()
-    burst: list[NewDeviceStep] = []
+    burst: list[KernelStep] = []
     for step in steps:
         if isinstance(step, CreateMdev):
             new.add(step.uuid)
@@ -122,13 +128,16 @@ def _bursts(steps: Sequence[Step]) -> Iterator[tuple[Step] | list[NewDeviceStep]
             continue
         if burst:
             yield burst
-            burst = []
-        yield (step,)
+        burst = []
+        if isinstance(step, WriteMask):
+            burst.append(step)
+        else:
+            yield (step,)
     if burst:
         yield burst
 
 
-def _execute(together: tuple[Step] | list[NewDeviceStep], host: Host) -> Iterator[Step]:
+def _execute(together: Sequence[Step], host: Host) -> Iterator[Step]:
     if isinstance(together, list):
         yield from host.execute_each(together)
     else:

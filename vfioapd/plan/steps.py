@@ -147,7 +147,6 @@ class WriteFile:
     volatile: bool = False  # a reboot wipes it out (/run)
 
 
-NewDeviceStep = CreateMdev | SetMatrix | Assign  # those that make a device and fill it
 MdevStep = CreateMdev | RemoveMdev | SetMatrix | Assign | Unassign
 BusStep = WriteMask | SetOverride | Bind | Unbind
 KernelStep = BusStep | MdevStep

@@ -22,7 +22,6 @@ from vfioapd.domain.numbers import check_adapter, check_domain
 from vfioapd.domain.problems import Problem, Refused
 from vfioapd.store import atomic
 from vfioapd.store.host_table import Source, Table, load
-from vfioapd.store.toml_text import scan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +90,7 @@ def parse(text: str, file: str) -> Desired:
     document = load(text, file)
     if not document:
         return Desired()
-    top = Table(Source(file, scan(text)), (), None, document)
+    top = Table(Source(file, text), (), None, document)
     top.only(_TOP, _HOME)
     _check_version(top)
     desired = replace(_host(top), definitions=tuple(map(_definition, _matrix_tables(top))))

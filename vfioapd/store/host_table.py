@@ -6,12 +6,10 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeVar
 
 from vfioapd.domain.numbers import parse_domain
 from vfioapd.domain.problems import Problem, Refused
-from vfioapd.store.toml_text import Statement, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -38,11 +36,13 @@ class Source:
     """The file that a value came from, for messages."""
 
     file: str
-    statements: tuple[Statement, ...]
+    text: str
 
     def at(self, path: tuple[str, ...], number: int | None) -> str:
         """``FILE:LINE`` of a key, in the form that editors and compilers share."""
-        return f"{self.file}:{line_of(self.statements, path, number)}"
+        from vfioapd.store.toml_text import line_of, scan  # a file that is right needs no lines
+
+        return f"{self.file}:{line_of(scan(self.text), path, number)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Table:
             if key not in names:
                 if key in home:
                     raise self.misplaced(key, home)
-                near = get_close_matches(key, names, n=1)
+                near = _near(key, names)
                 hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(names)}"
                 raise self.refusal(key, "unknown key", hint)
 
@@ -99,7 +99,8 @@ class Table:
 
     def numbers(self, key: str, check: Callable[[int], _Value]) -> frozenset[_Value]:
         """A list of whole numbers, each taken by ``check``."""
-        return frozenset(self._number(key, value, check) for value in self._list(key, "numbers"))
+        values = [self._whole(key, value) for value in self._list(key, "numbers")]
+        return self._explained(key, lambda: frozenset(map(check, values)))
 
     def word(self, key: str, default: _Word) -> _Word:
         """One of a few words."""
@@ -107,7 +108,7 @@ class Table:
         words = [str(word) for word in type(default)]
         if value not in words:
             shown = repr(value) if isinstance(value, str) else _name_type(value)
-            near = get_close_matches(value, words, n=1) if isinstance(value, str) else []
+            near = _near(value, words) if isinstance(value, str) else []
             hint = f"did you mean {near[0]}?" if near else None
             raise self.refusal(key, f"must be {_any_of(words)}, not {shown}", hint)
         return type(default)(str(value))
@@ -130,7 +131,7 @@ class Table:
             raise self.refusal(key, f"must be a text, not {_name_type(value)}", "put it in double quotes")
         return self._explained(key, lambda: read(value))
 
-    def _number(self, key: str, value: object, check: Callable[[int], _Value]) -> _Value:
+    def _whole(self, key: str, value: object) -> int:
         # bool is an int to Python, but nobody can have meant true as an adapter.
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.refusal(
@@ -138,7 +139,7 @@ class Table:
                 f"must hold whole numbers, not {_name_type(value)}",
                 "write 17 or 0x0011, without quotes",
             )
-        return self._explained(key, lambda: check(value))
+        return value
 
     def _explained(self, key: str, read: Callable[[], _Value]) -> _Value:
         try:
@@ -190,6 +191,13 @@ def _explain(token: str) -> tuple[str | None, str | None]:
     elif token and not token.isdecimal():
         return None, f'a text stands in double quotes: "{token}"'
     return None, None
+
+
+def _near(word: str, known: list[str]) -> list[str]:
+    """What may have been meant."""
+    from difflib import get_close_matches  # a boot waits for the imports of what is right
+
+    return get_close_matches(word, known, n=1)
 
 
 def _name_type(value: object) -> str:
