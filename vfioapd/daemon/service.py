@@ -53,10 +53,8 @@ class Service:
 
     def status(self) -> HostStatus:
         """The host at a glance. Works with a broken host.toml and without libvirt."""
-        desired = self._standing.desired.applied()
-        snapshot = self._standing.host.snapshot(desired)
-        view = View(snapshot, desired, self._standing.amiss())
-        owners = view.owners()
+        view = self._view()
+        snapshot, owners = view.snapshot, view.owners()
         return HostStatus(
             version=VERSION,
             host_file=str(self._standing.places.host_file),
@@ -66,7 +64,7 @@ class Service:
             complete=snapshot.kernel.complete,
             apmask=str(snapshot.masks.apmask),
             aqmask=str(snapshot.masks.aqmask),
-            keep=[str(queue) for queue in sorted(desired.keep)],
+            keep=[str(queue) for queue in sorted(view.desired.keep)],
             queues_total=len(owners),
             queues_host=owners.count(HOST),
             queues_free=owners.count(FREE),
@@ -78,17 +76,13 @@ class Service:
 
     def queues(self) -> list[QueueRow]:
         """Every queue of the host."""
-        desired = self._standing.desired.applied()
-        snapshot = self._standing.host.snapshot(desired)
-        details = self._standing.host.details(snapshot)
-        return View(snapshot, desired, self._standing.amiss()).queues(details)
+        view = self._view()
+        return view.queues(self._standing.host.details(view.snapshot))
 
     def show(self, name: str) -> MatrixRow:
         """One matrix."""
-        desired = self._standing.desired.applied()
-        definition = desired.get(name)
-        snapshot = self._standing.host.snapshot(desired)
-        return View(snapshot, desired, self._standing.amiss()).matrix(definition)
+        view = self._view()
+        return view.matrix(view.desired.get(name))
 
     def why(self, subject: str) -> WhyAnswer:
         """Why a queue, a matrix or a guest is not as wanted: the chain from the LPAR to the guest."""
@@ -233,6 +227,10 @@ class Service:
             str(path),
         )
         return "".join(lines)
+
+    def _view(self) -> View:
+        desired = self._standing.desired.applied()
+        return View(self._standing.host.snapshot(desired), desired, self._standing.amiss())
 
 
 def _what(verb: str, names: Sequence[str]) -> str:
