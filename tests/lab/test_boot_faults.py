@@ -158,6 +158,23 @@ def test_a_card_that_never_comes_to_a_bus_that_is_not_complete_ends_the_wait(hos
     assert runs(host, "aw1")
 
 
+def test_while_a_bus_is_waited_for_the_daemon_answers_and_a_stop_waits_for_the_end(
+    host: BootedLab, wait_until: Callable[..., None]
+) -> None:
+    reboot_on(host, host_file(without=5, late=300))
+    host.shell("rm /run/vfioapd/started; systemctl --no-block restart vfioapd")  # as after a boot
+    wait_until(
+        lambda: "waiting for the AP bus" in host.value("vfioapd.service", "StatusText"),
+        "it waits",
+        seconds=10,
+    )
+    assert {row["name"] for row in status(host)["matrices"]} == set(MATRICES)
+    host.run("systemctl", "stop", "vfioapd", timeout=60)
+    assert host.value("vfioapd.service", "Result") == "success"
+    assert len(told(host, Message.BUS_LATE.value)) == 2, "the wait was not cut short"
+    assert len(told(host, Message.DEGRADED.value)) == 2
+
+
 def test_a_torn_file_of_others_in_mdevctls_folder_keeps_no_matrix_from_its_queues(
     host: BootedLab, wait_until: Callable[..., None]
 ) -> None:
