@@ -139,6 +139,12 @@ KEYS = {
 }
 
 
+def test_a_diff_against_what_is_in_force_prints_nothing_at_all(cli: Callable[..., Result]) -> None:
+    assert cli(*VAULT).status == exits.OK
+    assert cli("diff", "1") == Result(exits.OK, "", "")
+    assert cli("diff", "1", "--json").out == '""\n'
+
+
 @pytest.mark.parametrize("words", KEYS)
 def test_the_keys_of_json_are_those_that_are_documented(
     rig: Rig, cli: Callable[..., Result], words: str

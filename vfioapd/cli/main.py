@@ -267,7 +267,8 @@ def _print(options: argparse.Namespace, reply: object) -> int:
     is_plain = encoding.lower() != "utf-8"  # an old terminal: JSON has escapes, screens question marks
     text = json.dumps(reply, indent=2, ensure_ascii=is_plain) if options.json else _render(options, reply)
     try:
-        print(text.encode(encoding, "replace").decode(encoding) if is_plain else text, flush=True)
+        text = text.encode(encoding, "replace").decode(encoding) if is_plain else text
+        print(text, end="\n" if text else "", flush=True)
     except OSError as error:
         if _stop_printing(error) != exits.OK:
             return exits.FAILED
