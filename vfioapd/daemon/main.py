@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vfioapd: listen, restore what should be there, serve until told to stop."""
+"""vfioapd: restore what should be there, then serve until told to stop."""
 
 from __future__ import annotations
 
