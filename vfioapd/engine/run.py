@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BURST = 256  # steps; all of them have the time limit of one write
+BURST = 256  # steps; all of them behind the first have the time limit of one write
 
 
 class Host(Protocol):
