@@ -175,6 +175,17 @@ def test_one_torn_file_is_reported_and_hides_no_other(tmp_path: Path, content: s
     assert found.torn[0].stops_mdevctl is not passes_mdevctl
 
 
+def test_ours_are_not_even_opened_and_hide_no_other(tmp_path: Path) -> None:
+    (tmp_path / str(U)).mkdir()  # whoever opened it would find it torn
+    (tmp_path / str(V)).write_text(text({"assign_adapter": "5"}))
+
+    found = read_folder(tmp_path, ours={U})
+
+    assert list(found.definitions) == [V]
+    assert found.torn == ()
+    assert [one.path.name for one in read_folder(tmp_path).torn] == [str(U)]
+
+
 def test_other_names_and_missing_folders_are_passed_over(tmp_path: Path) -> None:
     for name in (".hidden.new", "README", "825b3872", f"{U}~"):
         (tmp_path / name).write_text("{")

@@ -56,10 +56,9 @@ class LiveHost:
 
     def snapshot(self, desired: Desired) -> Snapshot:
         """Bus, devices, guests, and the definitions in mdevctl's folder that are not ours."""
-        folder = read_folder(self._places.definitions)
-        foreign = tuple(one for uuid, one in folder.definitions.items() if desired.by_uuid(uuid) is None)
+        foreign = read_folder(self._places.definitions, ours=desired.uuids()).definitions.values()
         guests = self._guests.read()
-        found = replace(self.bus(), guests=guests, foreign_definitions=foreign)
+        found = replace(self.bus(), guests=guests, foreign_definitions=tuple(foreign))
         return found if guests is not None else replace(found, libvirt=self._libvirt())
 
     def _libvirt(self) -> str:

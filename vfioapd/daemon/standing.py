@@ -91,7 +91,7 @@ class Standing:
 
     def torn(self) -> list[Refused]:
         """Definitions of others that stop mdevctl and libvirt from reading any definition at all."""
-        ours = {str(one.uuid) for one in self.desired.applied().definitions}
+        ours = self.desired.applied().uuids()
         return [
             Refused(
                 Problem.TORN_DEFINITION,
@@ -100,6 +100,6 @@ class Standing:
                 hint=f"repair it or move it away: mv {torn.path} /root/",
                 owners=["mdevctl"],
             )
-            for torn in read_folder(self.places.definitions).torn
-            if torn.stops_mdevctl and torn.path.name not in ours
+            for torn in read_folder(self.places.definitions, ours=ours).torn
+            if torn.stops_mdevctl
         ]

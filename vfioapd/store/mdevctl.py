@@ -22,7 +22,7 @@ from vfioapd.domain.snapshot import ForeignDefinition
 from vfioapd.store import atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from uuid import UUID
 
     from vfioapd.domain.definition import Definition
@@ -53,7 +53,7 @@ class TornDefinition:
 
 @dataclass(frozen=True, slots=True)
 class DefinitionFolder:
-    """All vfio_ap definitions of one folder, ours too, and the files that could not be read."""
+    """The vfio_ap definitions of one folder, and the files that could not be read."""
 
     definitions: Mapping[UUID, ForeignDefinition] = field(default_factory=dict)
     torn: tuple[TornDefinition, ...] = ()
@@ -80,14 +80,17 @@ def _attr(member: str, number: str) -> str:
     return f'    {{\n      "assign_{member}": "{number}"\n    }}'
 
 
-def read_folder(folder: Path = DEFINITIONS) -> DefinitionFolder:
-    """Read every file named by a UUID; other names, other mdev types and vanished files are passed over."""
+def read_folder(folder: Path = DEFINITIONS, *, ours: Container[UUID] = ()) -> DefinitionFolder:
+    """Read every file named by a UUID; other names, other mdev types and vanished files are passed over,
+    and unread those of ``ours``: what they say, host.toml says."""
     definitions: dict[UUID, ForeignDefinition] = {}
     torn: list[TornDefinition] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
             uuid = parse_uuid(path.name)
         except Refused:  # mdevctl warns of these and goes on, too
+            continue
+        if uuid in ours:
             continue
         try:
             found = _read_file(path, uuid)
