@@ -78,6 +78,29 @@ def test_a_root_is_made_once_and_from_the_machines_own_mirror(programs: Programs
     assert len(programs.made) == count
 
 
+@pytest.mark.parametrize("name", ["debian13", "debian12-modular"])
+def test_a_root_made_of_other_packages_is_made_anew_and_the_old_one_left_to_who_uses_it(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    old = roots.fetch(name)
+    monkeypatch.setattr(roots, "PACKAGES", (*roots.PACKAGES, "jq"))
+    assert roots.find(name) is None
+    new = roots.fetch(name)
+    assert new != old
+    assert old.is_dir()
+    assert [words for words in programs.made if "jq" in words]
+
+
+def test_only_a_modular_root_depends_on_how_the_daemons_are_built(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, built = roots.fetch("debian13"), roots.fetch("debian12-modular")
+    monkeypatch.setattr(modular, "RECIPE", (*modular.RECIPE, "another"))
+    assert roots.find("debian13") == plain
+    assert roots.find("debian12-modular") is None
+    assert built.is_dir()
+
+
 def test_a_package_that_the_pool_lacks_is_lent_by_the_next_release(programs: Programs) -> None:
     programs.lacking = {"install", "mdevctl"}
     root = roots.fetch("debian13")

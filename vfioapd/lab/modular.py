@@ -86,6 +86,7 @@ meson setup build --auto-features=disabled -D$json=enabled {features} \\
 nice ninja -C build
 DESTDIR=/{result} meson install -C build --no-rebuild
 """
+RECIPE = (SOURCE, TOOLS, FEATURES, BUILD)
 
 
 def is_modular(root: Path) -> bool:

@@ -7,6 +7,7 @@ machine itself uses, signatures are checked with its keyring; its own packages a
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from dataclasses import dataclass
@@ -87,7 +88,10 @@ def _make(name: str) -> Path:
 
 
 def _folder(name: str) -> Path:
-    return peers.cache_folder() / f"{name}-root"
+    """One for each list of packages: what was made by an earlier one may lack some, or be in use."""
+    system = SYSTEMS[name]
+    recipe = repr((system, BASE, PACKAGES, QEMU, modular.RECIPE if system.is_modular else ()))
+    return peers.cache_folder() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
 
 
 def _check_machine() -> None:
