@@ -73,6 +73,25 @@ def test_a_faulty_host_file_is_named(tmp_path: Path, text: str) -> None:
     assert "faulty.toml" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--root", "debian13"], "from its package: --deb FILE (make deb)"),
+        (["--root", "debian13", "--deb", "nosuch.deb"], "nosuch.deb does not exist; make it with: make deb"),
+        (["--deb", "nosuch.rpm"], "nosuch.rpm does not exist; make it with: make rpm"),
+        (["--deb", "nosuch.txt"], "nosuch.txt is neither a .deb nor an .rpm"),
+    ],
+)
+def test_a_package_that_cannot_be_installed_is_told_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], sentence: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = refused("boot", *options, HOST)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_command_that_does_not_exist_is_named() -> None:
     result = refused("run", HOST, "--no-libvirt", "--", "/nosuchprogram")
     assert result.returncode == 2

@@ -54,13 +54,22 @@ NSPAWN = (
 INIT = ("SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",)
 
 
+def check_packages(packages: Sequence[Path], *, on_another_system: bool) -> None:
+    """Refuse what could not be installed, before anything is fetched for it."""
+    for package in packages:
+        kind = package.suffix.removeprefix(".")
+        if kind not in boot_root.INSTALLERS:
+            raise LabError(f"package {package} is neither a .deb nor an .rpm", Exit.USAGE)
+        if not package.is_file():
+            raise LabError(f"package {package} does not exist; make it with: make {kind}", Exit.USAGE)
+    if on_another_system and not packages:
+        raise LabError("another system runs vfioapd from its package: --deb FILE (make deb)", Exit.USAGE)
+
+
 def run(host_file: Path, command: Sequence[str], packages: Sequence[Path], base: Path | None = None) -> int:
     """Boot, run the command after each boot, and return its status once it has ended by itself.
 
     ``base`` is the root folder of another system than this machine's own."""
-    _check_packages(packages)
-    if base is not None and not packages:
-        raise LabError("another system runs vfioapd from its package: --deb FILE (make deb)", Exit.USAGE)
     cgroups = _CgroupFolders(f"vfioap-lab-{os.getpid()}")
     try:
         return namespaces.run_new(lambda: _boot(cgroups, host_file, command, packages, base))
@@ -242,12 +251,3 @@ def _binds(base: Path | None) -> Iterator[str]:
     for path in (PACKAGE_PARENT,) if base else (PACKAGE_PARENT, Path(sys.prefix)):
         if base or path.stat().st_dev != device or path.parts[1] in ("tmp", "run", "dev"):
             yield f"--bind-ro={path}"
-
-
-def _check_packages(packages: Sequence[Path]) -> None:
-    for package in packages:
-        kind = package.suffix.removeprefix(".")
-        if kind not in boot_root.INSTALLERS:
-            raise LabError(f"package {package} is neither a .deb nor an .rpm", Exit.USAGE)
-        if not package.is_file():
-            raise LabError(f"package {package} does not exist; make it with: make {kind}", Exit.USAGE)

@@ -44,8 +44,10 @@ def boot_up(options: argparse.Namespace) -> int:
     requirements.check_programs(with_libvirt=True, boots=True)
     host_file = requirements.find_host_file(options.hostfile)
     _check_host_file(host_file)
+    packages = [Path(name).resolve() for name in options.packages]
+    boot.check_packages(packages, on_another_system=options.root is not None)
     base = roots.fetch(options.root) if options.root else None
-    return boot.run(host_file, options.command, [Path(name).resolve() for name in options.packages], base)
+    return boot.run(host_file, options.command, packages, base)
 
 
 def fetch_peers(_options: argparse.Namespace) -> int:
