@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vfioapd.backend.guarded_sysfs import PATIENCE
+from vfioapd.daemon import main
 from vfioapd.daemon import pulse as pulse_module
 from vfioapd.daemon import watchdog as watchdog_module
 from vfioapd.daemon.pulse import WORKER, Pulse, tell_systemd
@@ -130,3 +133,30 @@ def test_a_daemon_that_systemd_does_not_hear_goes_on(
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     tell_systemd("READY=1\nSTATUS=fine")
     assert "systemd was not told READY=1: " in caplog.text
+
+
+@pytest.mark.parametrize(("passed", "told"), [(0, []), (1, []), (2, ["READY=1"])])
+def test_libvirt_waits_for_no_loop_where_systemd_holds_both_sockets(
+    monkeypatch: pytest.MonkeyPatch, passed: int, told: list[str]
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(main, "passed_sockets", lambda: passed)
+    monkeypatch.setattr(main, "tell_systemd", heard.append)
+    main._tell_ready()
+    assert heard == told
+
+
+PASSED = """
+import os, socket
+from vfioapd.daemon.pulse import passed_sockets
+none = passed_sockets()
+for number, one in enumerate(socket.socketpair(), start=3):
+    os.dup2(one.detach(), number)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
+print(none, passed_sockets(), passed_sockets())
+"""
+
+
+def test_sockets_that_systemd_passed_are_counted_and_left_to_who_takes_them() -> None:
+    done = subprocess.run([sys.executable, "-c", PASSED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "2", "2"]

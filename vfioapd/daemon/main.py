@@ -17,7 +17,7 @@ from vfioapd.backend.guarded_sysfs import GuardedSysfs
 from vfioapd.daemon.feed import JournalLines
 from vfioapd.daemon.live_host import LiveHost
 from vfioapd.daemon.places import Places
-from vfioapd.daemon.pulse import WORKER, tell_systemd
+from vfioapd.daemon.pulse import WORKER, passed_sockets, tell_systemd
 from vfioapd.daemon.restoring import restore
 from vfioapd.daemon.standing import Standing
 from vfioapd.engine.journal import Journal
@@ -86,6 +86,7 @@ TURN_SECONDS = 0.0005
 # For a restore to have the processor to itself. libvirt waits for it, and most are done by then; what is
 # needed to answer is loaded afterwards.
 HEAD_START = 1.0  # seconds
+SOCKETS = 2  # one to change things, one to read
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -101,7 +102,7 @@ def _run(places: Places) -> None:
     if places.host_file.exists() and not places.started.exists():
         sysfs.prepare()  # the host has booted, so there is something to write
     with ThreadPoolExecutor(1, WORKER) as changes:
-        restoring = changes.submit(restore, standing, _listen, lambda: tell_systemd("READY=1"))
+        restoring = changes.submit(restore, standing, _listen, _tell_ready)
         wait([restoring], HEAD_START)
         import asyncio
 
@@ -109,6 +110,13 @@ def _run(places: Places) -> None:
 
         asyncio.run(serve(standing, guests, changes, restoring, STOPS))
         # leaving the block waits for the change that is under way: a signal cuts no step in two
+
+
+def _tell_ready() -> None:
+    """Guests may start, and whoever calls waits at the sockets that systemd holds. Without those there is
+    nothing to call yet: then the loop says that we are ready, when it has made them."""
+    if passed_sockets() == SOCKETS:
+        tell_systemd("READY=1")
 
 
 def _standing(sysfs: Sysfs, places: Places, guests: LateGuests) -> Standing:

@@ -27,6 +27,11 @@ def tell_systemd(state: str) -> None:
         logger.warning("systemd was not told %s: %s", state.partition("\n")[0], error)
 
 
+def passed_sockets() -> int:
+    """How many listening sockets systemd has passed to this process (sd_listen_fds(3))."""
+    return len(systemd.listen_fds(unset_environment=False))
+
+
 class Pulse:
     """The last sign of life of that thread."""
 
