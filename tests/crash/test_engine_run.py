@@ -68,7 +68,7 @@ def number_of_steps(new_rig: Callable[..., Rig], scene: Scene, kernel: str) -> i
     return len(rig.host.made)
 
 
-def test_a_mask_and_the_new_devices_behind_it_are_given_to_the_kernel_at_once(
+def test_a_new_device_and_its_matrix_are_given_to_the_kernel_at_once(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two of its writes nobody else's work comes in, and the disk is not awaited."""
@@ -81,7 +81,7 @@ def test_a_mask_and_the_new_devices_behind_it_are_given_to_the_kernel_at_once(
 
     monkeypatch.setattr(rig.host, "execute_each", note)
     rig.define("vault", queues="06.000d")
-    assert given == [["apmask", "create", "set"]]
+    assert given == [["create", "set"]]
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=str)

@@ -12,8 +12,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,25 +81,6 @@ def test_a_write_that_hangs_is_left_behind_and_what_was_to_follow_is_never_made(
     sysfs.write("two", "4\n")
     assert helper_of(sysfs) != left
     assert (tmp_path / "three").read_text() == ""
-
-
-def test_a_first_write_that_takes_nearly_all_of_its_time_leaves_the_others_theirs(
-    sysfs: GuardedSysfs, tmp_path: Path
-) -> None:
-    """A mask that moves thousands of queues may, and the devices behind it are handed over with it."""
-    slow = [tmp_path / name for name in ("mask", "device")]
-    for path in slow:
-        os.mkfifo(path)
-
-    def take() -> None:
-        for path in slow:
-            time.sleep(0.35)
-            path.read_text()
-
-    taker = threading.Thread(target=take)
-    taker.start()
-    assert made(sysfs, [("mask", "1\n"), ("device", "2\n")]) == (2, None)
-    taker.join()
 
 
 def test_a_helper_that_was_killed_is_told_and_the_next_write_has_another(

@@ -55,8 +55,7 @@ class GuardedSysfs(HostSysfs):
             pass
 
     def write_each(self, writes: Sequence[Write]) -> Iterator[None]:
-        """The same for writes in turn, up to the first that fails. The first of them, which may be a mask,
-        has the time of one write, and so have all others together."""
+        """The same for writes in turn, up to the first that fails. All of them have the time of one."""
         made, error = self._hand_over(writes)
         yield from [None] * made
         if error is not None:
@@ -80,8 +79,6 @@ class GuardedSysfs(HostSysfs):
             for path, _ in lines:
                 self._await(helper, path, deadline)
                 made += 1
-                if made == 1:  # thousands of queues may have been reset in it
-                    deadline = time.monotonic() + self._patience
         except (OSError, VfioApError) as error:
             return made, error
         return made, None

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Longer than the longest steps: a mask and the devices behind it go to the kernel together, and each of the
-# two parts is left behind after a minute (backend/guarded_sysfs.py).
-PERIODS = 5
+# Longer than the longest step: a kernel write is left behind after a minute (backend/guarded_sysfs.py).
+PERIODS = 3
 
 
 class Watchdog:

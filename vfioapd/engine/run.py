@@ -21,7 +21,6 @@ from vfioapd.plan.steps import (
     SetMatrix,
     Unplug,
     WriteFile,
-    WriteMask,
     describe,
     inverse,
     survives_reboot,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BURST = 256  # steps; all of them behind the first have the time limit of one write
+BURST = 256  # steps; all of them have the time limit of one write
 
 
 class Host(Protocol):
@@ -114,10 +113,9 @@ def _make(steps: Sequence[Step], done: list[Step], host: Host, journal: Journal)
 
 
 def _bursts(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
-    """The steps one by one, but those that make and fill new devices together, and with them the mask just
-    before: no guest has these devices, so that the kernel need not be awaited between two writes, nor the
-    disk. Nothing that one of them makes is taken back by another, so that after a crash the host tells which
-    of them it has."""
+    """The steps one by one, but those that make and fill new devices together: no guest has these devices,
+    so that the kernel need not be awaited between two writes, nor the disk. Nothing that one of them makes
+    is taken back by another, so that after a crash the host tells which of them it has."""
     new: set[UUID] = set()
     burst: list[KernelStep] = []
     for step in steps:
@@ -128,11 +126,8 @@ def _bursts(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
             continue
         if burst:
             yield burst
-        burst = []
-        if isinstance(step, WriteMask):
-            burst.append(step)
-        else:
-            yield (step,)
+            burst = []
+        yield (step,)
     if burst:
         yield burst
 
