@@ -179,11 +179,21 @@ def test_ours_are_not_even_opened_and_hide_no_other(tmp_path: Path) -> None:
     (tmp_path / str(U)).mkdir()  # whoever opened it would find it torn
     (tmp_path / str(V)).write_text(text({"assign_adapter": "5"}))
 
-    found = read_folder(tmp_path, ours={U})
+    found = read_folder(tmp_path, ours={str(U)})
 
     assert list(found.definitions) == [V]
     assert found.torn == ()
     assert [one.path.name for one in read_folder(tmp_path).torn] == [str(U)]
+
+
+def test_a_torn_file_named_as_ours_but_in_capitals_is_told(tmp_path: Path) -> None:
+    """We neither wrote it nor mend it, and it stops mdevctl as any other."""
+    capitals = UUID("abcdefab-0001-0003-0011-28a403f8b357")
+    (tmp_path / str(capitals).upper()).write_text("{")
+
+    found = read_folder(tmp_path, ours={str(capitals)})
+
+    assert [one.path.name for one in found.torn] == [str(capitals).upper()]
 
 
 def test_other_names_and_missing_folders_are_passed_over(tmp_path: Path) -> None:

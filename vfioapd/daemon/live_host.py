@@ -56,9 +56,10 @@ class LiveHost:
 
     def snapshot(self, desired: Desired) -> Snapshot:
         """Bus, devices, guests, and the definitions in mdevctl's folder that are not ours."""
-        foreign = read_folder(self._places.definitions, ours=desired.uuids()).definitions.values()
+        folder = read_folder(self._places.definitions, ours=desired.file_names())
+        foreign = tuple(one for uuid, one in folder.definitions.items() if desired.by_uuid(uuid) is None)
         guests = self._guests.read()
-        found = replace(self.bus(), guests=guests, foreign_definitions=tuple(foreign))
+        found = replace(self.bus(), guests=guests, foreign_definitions=foreign)
         return found if guests is not None else replace(found, libvirt=self._libvirt())
 
     def _libvirt(self) -> str:

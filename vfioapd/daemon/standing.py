@@ -91,7 +91,7 @@ class Standing:
 
     def torn(self) -> list[Refused]:
         """Definitions of others that stop mdevctl and libvirt from reading any definition at all."""
-        ours = self.desired.applied().uuids()
+        ours = self.desired.applied().file_names()
         return [
             Refused(
                 Problem.TORN_DEFINITION,

@@ -86,9 +86,9 @@ class Desired:
         """The definition of that device, or None when the device is not ours."""
         return next((one for one in self.definitions if one.uuid == uuid), None)
 
-    def uuids(self) -> frozenset[UUID]:
-        """The devices that are ours."""
-        return frozenset(one.uuid for one in self.definitions)
+    def file_names(self) -> frozenset[str]:
+        """What our definitions are called in mdevctl's folder."""
+        return frozenset(str(one.uuid) for one in self.definitions)
 
     def with_definition(self, new: Definition) -> Desired:
         """The same with this definition put in the place of its namesake, or at the end."""

@@ -80,17 +80,17 @@ def _attr(member: str, number: str) -> str:
     return f'    {{\n      "assign_{member}": "{number}"\n    }}'
 
 
-def read_folder(folder: Path = DEFINITIONS, *, ours: Container[UUID] = ()) -> DefinitionFolder:
+def read_folder(folder: Path = DEFINITIONS, *, ours: Container[str] = ()) -> DefinitionFolder:
     """Read every file named by a UUID; other names, other mdev types and vanished files are passed over,
-    and unread those of ``ours``: what they say, host.toml says."""
+    and unread those whose names are ``ours``: what they say, host.toml says. A name in capitals is not."""
     definitions: dict[UUID, ForeignDefinition] = {}
     torn: list[TornDefinition] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name in ours:
+            continue
         try:
             uuid = parse_uuid(path.name)
         except Refused:  # mdevctl warns of these and goes on, too
-            continue
-        if uuid in ours:
             continue
         try:
             found = _read_file(path, uuid)
