@@ -7,7 +7,7 @@ import errno
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -38,8 +38,10 @@ def read_mdevs(sysfs: Sysfs, names: Iterable[str], *, ap_config: bool, whole: bo
     uuids = list(map(UUID, names))
     if len(uuids) <= READERS:
         return tuple(filter(None, map(read, uuids)))
+    share = -(-len(uuids) // READERS)
     with ThreadPoolExecutor(READERS, "mdevs") as readers:
-        return tuple(filter(None, readers.map(read, uuids)))
+        found = readers.map(lambda at: list(map(read, uuids[at : at + share])), range(0, len(uuids), share))
+        return tuple(filter(None, chain.from_iterable(found)))
 
 
 def read_matrix(sysfs: Sysfs, uuid: UUID, *, ap_config: bool) -> Matrix:

@@ -51,7 +51,7 @@ def carry_out(
         if asked.dry_run:
             return preview(standing, wish, state, what, text)
         plan, steps = standing.changes.make(wish, state, _note(standing, asked, what, text))
-    made = change_record(what, plan, steps, made_now=True)
+        made = change_record(what, plan, steps, made_now=True)
     if made.steps:
         logger.info("%s: done in %d steps for %s", what, len(made.steps), asked.peer)
     for one in wish.target.touched:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 GATHER = 0.3  # seconds; a mask write alone sends two events for each queue it moves
 LISTEN = 0.02  # seconds; events that come in thousands are taken many at a time, not one at each turn
 AT_A_TURN = 200  # messages; some milliseconds of reading
-BUSY_TURNS = 50  # of LISTEN, at most, that a change of our own is let go on without hearing its own events
+BUSY_TURNS = 250  # of LISTEN, at most, that a change of our own is let go on without hearing its own events
 
 
 class News:

@@ -2,7 +2,7 @@
 """The record of the change being made, on disk before the kernel is touched.
 
 One JSON object a line: ``begin`` with every step and the boot it belongs to, ``intent`` before each
-step, or before several that the kernel is given at once, ``end``. A torn line is what a power cut leaves;
+step, or before several that are made without a pause, ``end``. A torn line is what a power cut leaves;
 it is read as not written.
 """
 

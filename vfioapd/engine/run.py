@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BURST = 256  # steps; all of them have the time limit of one write
+BURST = 256  # steps; those that the kernel is given at once have the time limit of one write
+FILLING = CreateMdev | SetMatrix | Assign
 
 
 class Host(Protocol):
@@ -101,43 +102,49 @@ def run(
 
 
 def _make(steps: Sequence[Step], done: list[Step], host: Host, journal: Journal) -> None:
-    for together in _bursts(steps):
-        journal.intent(len(done) + len(together) - 1)
-        before = len(done)
-        try:
+    before = len(done)
+    try:
+        for together in _bursts(steps):
+            journal.intent(len(done) + len(together) - 1)
             for step in _execute(together, host):
                 done.append(step)
-        finally:  # in one entry: libvirt waits for a boot, and hundreds of entries take as long as the steps
-            if made := done[before:]:
-                logger.info("%s", "\n".join(map(describe, made)))
+    finally:  # in one entry: libvirt waits for a boot, and hundreds of entries take as long as the steps
+        if made := done[before:]:
+            logger.info("%s", "\n".join(map(describe, made)))
 
 
-def _bursts(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
-    """The steps one by one, but those that make and fill new devices together: no guest has these devices,
-    so that the kernel need not be awaited between two writes, nor the disk. Nothing that one of them makes
-    is taken back by another, so that after a crash the host tells which of them it has."""
+def _bursts(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """The steps one by one, but files together, and those that make and fill new devices: the journal need
+    not be on disk between two of them. Nothing that one of them makes is taken back by another, so that
+    after a crash the host tells which of them it has."""
     new: set[UUID] = set()
-    burst: list[KernelStep] = []
+    burst: list[Step] = []
     for step in steps:
         if isinstance(step, CreateMdev):
             new.add(step.uuid)
-        if isinstance(step, CreateMdev | SetMatrix | Assign) and step.uuid in new and len(burst) < BURST:
-            burst.append(step)
-            continue
-        if burst:
+        if burst and not (len(burst) < BURST and _go_together(burst[-1], step, new)):
             yield burst
             burst = []
-        yield (step,)
+        burst.append(step)
     if burst:
         yield burst
 
 
+def _go_together(one: Step, other: Step, new: set[UUID]) -> bool:
+    if isinstance(one, WriteFile):
+        return isinstance(other, WriteFile)
+    return all(isinstance(step, FILLING) and step.uuid in new for step in (one, other))
+
+
 def _execute(together: Sequence[Step], host: Host) -> Iterator[Step]:
-    if isinstance(together, list):
-        yield from host.execute_each(together)
-    else:
-        host.execute(together[0])
-        yield together[0]
+    """No guest has a new device yet, so that the kernel need not be awaited between two writes to it."""
+    filling = [step for step in together if isinstance(step, FILLING)]
+    if len(filling) > 1:
+        yield from host.execute_each(filling)
+        return
+    for step in together:
+        host.execute(step)
+        yield step
 
 
 def _undo(

@@ -26,8 +26,11 @@ class DeviceSteps:
     """What may come before queues move, and what must wait for it."""
 
     losing: tuple[KernelStep, ...] = ()
+    # Empty ones, before queues move: one that cannot be made costs the host no queue, and once queues have
+    # moved, udevd is busy with them and every step takes longer.
+    creating: tuple[CreateMdev, ...] = ()
     gaining: tuple[KernelStep, ...] = ()  # by devices that are there
-    creating: tuple[KernelStep, ...] = ()  # new ones, last: on Linux 7.3 they would bar bits from being set
+    filling: tuple[KernelStep, ...] = ()  # new ones, last: on Linux 7.3 they would bar bits from being set
     mixed: tuple[Matrix, ...] = ()  # as they are until then: matrices that lose and gain in one write
 
 
@@ -50,7 +53,9 @@ def order_devices(
             waiting[uuid] = before if whole else common(before, after)
     mixed = tuple(held for uuid, held in waiting.items() if common(held, wanted[uuid]) != held)
     gaining = tuple(_untangle(waiting, wanted, whole=whole))
-    return DeviceSteps(tuple(losing), gaining, tuple(_new(active, wanted, whole=whole)), mixed)
+    new = [uuid for uuid in wanted if uuid not in active]
+    filling = (step for uuid in new for step in refill(uuid, wanted[uuid], whole=whole))
+    return DeviceSteps(tuple(losing), tuple(map(CreateMdev, new)), gaining, tuple(filling), mixed)
 
 
 def refill(uuid: UUID, matrix: Matrix, *, whole: bool) -> tuple[SetMatrix | Assign, ...]:
@@ -92,15 +97,6 @@ def _held_by_others(matrix: Matrix, uuid: UUID, holders: Mapping[UUID, Matrix]) 
 
 def _overlap(one: Matrix, other: Matrix) -> bool:
     return bool(one.adapters & other.adapters) and bool(one.domains & other.domains)
-
-
-def _new(
-    active: Mapping[UUID, Matrix], wanted: Mapping[UUID, Matrix], *, whole: bool
-) -> Iterator[KernelStep]:
-    for uuid, matrix in wanted.items():
-        if uuid not in active:
-            yield CreateMdev(uuid)
-            yield from refill(uuid, matrix, whole=whole)
 
 
 def _change(uuid: UUID, before: Matrix, after: Matrix, *, whole: bool) -> Iterator[KernelStep]:

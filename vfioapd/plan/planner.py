@@ -89,8 +89,9 @@ class _Devices:
 
 
 def plan(snapshot: Snapshot, target: Target) -> Plan:
-    """Order the change: guests let go, devices lose, queues leave the host, devices gain, queues come
-    back, new devices come, guests take. Each device and mask is written as seldom as that allows."""
+    """Order the change: guests let go, devices lose, new ones come, queues leave the host, devices gain,
+    queues come back, new devices are filled, guests take. Each device and mask is written as seldom as that
+    allows."""
     now = binding_in_use(snapshot)
     if target.convert and target.binding is not None and now not in (None, target.binding):
         return _convert(snapshot, target, target.binding)
@@ -104,10 +105,11 @@ def plan(snapshot: Snapshot, target: Target) -> Plan:
     steps = (
         *target.unplugs,
         *order.losing,
+        *order.creating,
         *moves.early,
         *order.gaining,
         *moves.late,
-        *order.creating,
+        *order.filling,
         *target.plugs,
     )
     return _weigh(snapshot, target, devices, moves, steps)
