@@ -6,12 +6,13 @@ from __future__ import annotations
 import errno
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from vfioapd.backend.mdev import read_mdevs
 from vfioapd.backend.paths import BUS, DEVICES, DRIVERS, MATRIX, MDEVS, card_path, queue_path
+from vfioapd.backend.readers import read_each
 from vfioapd.domain.apqn import Apqn, parse_apqn
 from vfioapd.domain.mask import ALL_HOST, HostMasks, parse_mask
 from vfioapd.domain.numbers import BITS, AdapterId, DomainId
@@ -181,7 +182,7 @@ def _queue_named(name: str) -> Apqn:
 
 def _read_cards(sysfs: Sysfs, names: list[str]) -> tuple[Card, ...]:
     found = filter(None, map(_CARD.fullmatch, names))
-    return tuple(_read_card(sysfs, AdapterId(int(match[1], 16))) for match in found)
+    return tuple(read_each(partial(_read_card, sysfs), (AdapterId(int(match[1], 16)) for match in found)))
 
 
 def _read_card(sysfs: Sysfs, adapter: AdapterId) -> Card:

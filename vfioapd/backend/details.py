@@ -9,12 +9,11 @@ it each time. What vfio_ap says of its queues follows from its devices (vfio_ap_
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vfioapd.backend.mdev import READERS
 from vfioapd.backend.paths import card_path, queue_path
+from vfioapd.backend.readers import read_each
 from vfioapd.domain.snapshot import VFIO_DRIVER, QueueDetail
 
 if TYPE_CHECKING:
@@ -87,11 +86,8 @@ class QueueDetails:
         return kept is not None and kept.driver == state.driver
 
     def _read(self, states: list[QueueState]) -> Iterable[tuple[Apqn, _Kept | None]]:
-        queues = [state.queue for state in states]
-        if len(states) <= READERS:
-            return zip(queues, map(self._read_one, states), strict=True)
-        with ThreadPoolExecutor(READERS, "details") as readers:
-            return zip(queues, list(readers.map(self._read_one, states)), strict=True)
+        queues = (state.queue for state in states)
+        return zip(queues, read_each(self._read_one, states), strict=True)
 
     def _read_one(self, state: QueueState) -> _Kept | None:
         path = queue_path(state.queue)

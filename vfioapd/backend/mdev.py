@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import errno
 import re
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from vfioapd.backend.paths import mdev_path, queue_path
+from vfioapd.backend.readers import read_each
 from vfioapd.domain.apqn import Apqn, parse_apqn
 from vfioapd.domain.mask import Mask, parse_mask
 from vfioapd.domain.matrix import READABLE_PAIRS, Matrix
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from vfioapd.backend.sysfs import Sysfs
 
-# Each read waits for its turn in the kernel, behind all that udevd reads after a change: many wait at once.
-READERS = 8
-
 _MEMBER = re.compile(r"([0-9a-f]{2})?\.([0-9a-f]{4})?")
 
 
@@ -35,13 +32,7 @@ def read_mdevs(sysfs: Sysfs, names: Iterable[str], *, ap_config: bool, whole: bo
     Not ``whole``: without what a guest gets of it and whether one has it.
     """
     read = partial(_read_mdev, sysfs, ap_config=ap_config, whole=whole)
-    uuids = list(map(UUID, names))
-    if len(uuids) <= READERS:
-        return tuple(filter(None, map(read, uuids)))
-    share = -(-len(uuids) // READERS)
-    with ThreadPoolExecutor(READERS, "mdevs") as readers:
-        found = readers.map(lambda at: list(map(read, uuids[at : at + share])), range(0, len(uuids), share))
-        return tuple(filter(None, chain.from_iterable(found)))
+    return tuple(filter(None, read_each(read, map(UUID, names))))
 
 
 def read_matrix(sysfs: Sysfs, uuid: UUID, *, ap_config: bool) -> Matrix:
