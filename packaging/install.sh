@@ -48,7 +48,7 @@ program() {
 
 put_tree vfioapd $PRIVATE/vfioapd
 put_tree carried $PRIVATE
-program "${SBINDIR:-/usr/sbin}/vfioapd" vfioapd.daemon.main
+program "${SBINDIR:-/usr/sbin}/vfioapd" vfioapd.daemon.start
 program /usr/bin/vfioapctl vfioapd.cli.main
 program /usr/bin/vfioap-lab vfioapd.lab.main
 

@@ -26,6 +26,20 @@ ROOT = Path(__file__).parents[2]
 CARD = {"action": "add-adapter", "adapter": 6, "type": "CEX8C"}
 
 
+COLLECTS = """
+import gc, os
+from vfioapd.daemon import main, serving, start
+
+async def serve(*_):
+    print("serving", gc.isenabled())
+
+os.geteuid = lambda: 0
+main.restore = lambda *_: print("restoring", gc.isenabled())
+serving.serve = serve
+start.main()
+"""
+
+
 class Events:
     """The kernel's uevents: each wait plays the next thing to happen; after the last nothing comes."""
 
@@ -232,13 +246,18 @@ def test_a_host_toml_that_says_that_there_is_no_matrix_is_obeyed(rig: Rig) -> No
 
 def test_a_boot_waits_for_no_library_that_the_restore_does_not_need() -> None:
     """libvirt's start waits for the daemon to be ready, imports included."""
-    script = "import sys, vfioapd.daemon.main; print(*sys.modules)"
+    script = "import sys, vfioapd.daemon.start, vfioapd.daemon.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert not loaded & {"argparse", "asyncio", "asyncvarlink", "libvirt", "lxml", "pyudev", "tomlkit"}
     ours = {name.partition("vfioapd.")[2] for name in loaded}
     assert not {one for one in ours if one.startswith("rpc")}
     assert not ours & {f"daemon.{name}" for name in ("command", "doctor", "drift", "news", "service", "whys")}
+
+
+def test_no_garbage_is_looked_for_before_the_host_is_restored() -> None:
+    done = subprocess.run([sys.executable, "-c", COLLECTS], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["restoring False", "serving True"]
 
 
 def test_the_daemon_gives_the_boot_free_before_systemd_kills_it() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -104,6 +105,8 @@ def _run(places: Places) -> None:
     with ThreadPoolExecutor(1, WORKER) as changes:
         restoring = changes.submit(restore, standing, _listen, _tell_ready)
         wait([restoring], HEAD_START)
+        gc.freeze()  # what is there by now is no garbage
+        gc.enable()
         import asyncio
 
         from vfioapd.daemon.serving import serve

@@ -105,7 +105,7 @@ DROP_INS = {
 CHECKOUT_DROP_IN = """\
 [Service]
 ExecStart=
-ExecStart={python} -c "import sys; from vfioapd.daemon.main import main; sys.exit(main())"
+ExecStart={python} -c "import sys; from vfioapd.daemon.start import main; sys.exit(main())"
 Environment=PYTHONPATH={python_path} PYTHONDONTWRITEBYTECODE=1
 ProtectHome=read-only
 """
