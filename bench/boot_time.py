@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from bench import boot_ways
 from bench.apply_time import DOMAINS, host_file
@@ -13,6 +14,7 @@ from vfioapd.lab.boot_harness import BootedLab, booted_lab
 UNITS = ("vfioapd.service", "vfioapd.socket", "vfioapd-ro.socket", "vfioapd-ready.target")
 OURS = ""  # no other program in the place of vfioapd
 WAY_SECONDS = 600
+IDLE_SECONDS = 10.0
 # Boots of ours and of the bare writes for each round: both take half as long again when udevd, on as few
 # processors, comes to the queues that the mask has moved before they are done.
 ROUNDS = 3
@@ -21,15 +23,15 @@ DROP_IN = "/etc/systemd/system/vfioapd.service.d/way.conf"
 METHOD = """\
 Host full-lpar (5,100 queues), booted under systemd in one container for the whole section. 85 matrices of
 60 adapters × 1 domain are in host.toml; a sample is the time that systemd gives to `vfioapd.service`, from
-its start to READY=1, in one boot: sandbox, interpreter, imports, one read of the host, plan, journal,
-writes and the check, while udevd sees to the queues that it finds. The same devices are made at the same
-place of other boots, in turn, by the same unit with another program, from its start to its end: by the bare
-writes that it takes at least (the process that makes the daemon's writes, given all of them at once), by
-the Redbook's script (a mask, then each adapter and domain echoed on its own) without its sleeps, and by the
-mask and `mdevctl start`, one after the other. The mask and `virsh nodedev-start` need libvirtd, and are
-timed on a host that has booted, with udevd idle. None of these plans, keeps a journal or checks anything.
-Last, host rdbkvm4 with nothing defined: from basic.target until libvirtd is started, with vfioapd's units
-enabled and disabled in turn."""
+its start to READY=1, in one boot of a host that had been idle: sandbox, interpreter, imports, one read of
+the host, plan, journal, writes and the check, while udevd sees to the queues that it finds. The same
+devices are made at the same place of other boots, in turn, by the same unit with another program, from its
+start to its end: by the bare writes that it takes at least (the process that makes the daemon's writes,
+given all of them at once), by the Redbook's script (a mask, then each adapter and domain echoed on its own)
+without its sleeps, and by the mask and `mdevctl start`, one after the other. The mask and `virsh
+nodedev-start` need libvirtd, and are timed on a host that has booted, with udevd idle. None of these plans,
+keeps a journal or checks anything. Last, host rdbkvm4 with nothing defined: from basic.target until
+libvirtd is started, with vfioapd's units enabled and disabled in turn."""
 
 
 def measure(rounds: int) -> Section:
@@ -47,6 +49,7 @@ def measure(rounds: int) -> Section:
         for number in range(ROUNDS * rounds):
             for name in [OURS, *ways] if number < max(2, rounds // 2) else [OURS, "bare"]:
                 _put_in_place(lab, name)
+                time.sleep(IDLE_SECONDS)  # the end of a boot is not to reach into the next
                 lab.reboot()
                 _check_restored(lab)
                 (ours if name == OURS else ways[name]).samples.append(_restore_time(lab))
