@@ -86,7 +86,7 @@ TURN_SECONDS = 0.0005
 
 # For a restore to have the processor to itself. libvirt waits for it, and most are done by then; what is
 # needed to answer is loaded afterwards.
-HEAD_START = 1.0  # seconds
+HEAD_START = 3.0  # seconds
 SOCKETS = 2  # one to change things, one to read
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
